@@ -1,0 +1,1 @@
+"""What the three services share: the kit (web, database, telemetry), the contracts and the clients."""

@@ -1,0 +1,1 @@
+"""The language between services: what goes over the wire, used by handlers and clients alike."""

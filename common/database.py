@@ -1,0 +1,285 @@
+"""The database kit: one pool, whole transactions that are run again when the server asks for it, plain SQL.
+
+The facts about aiomysql that this module works around are in ``docs/decisions.md``.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Self, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import aiomysql
+from pymysql.err import IntegrityError, MySQLError
+
+from common.context import seconds_left
+from common.errors import DatabaseUnavailable, Overloaded
+from common.settings import ServiceSettings
+from common.telemetry import Metrics, log
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+# The transaction did not happen and may be run again: lock wait timeout, deadlock, record changed since last read.
+_NOT_APPLIED = {1205, 1213, 1020}
+# The connection is gone, or the COMMIT failed half-way. What happened is unknown; running the transaction again
+# is right all the same, because the unique keys decide (design rule 6).
+_AMBIGUOUS = {0, 1053, 1180, 1927, 2003, 2006, 2013, 2055, 4031}
+_RUN_AGAIN = _NOT_APPLIED | _AMBIGUOUS
+# Too many connections, wrong account or database, read-only, out of space, query killed: the server's state, not ours.
+_REFUSING_SERVER = {1021, 1040, 1044, 1045, 1049, 1114, 1203, 1290, 1317}
+_RUNS_AT_MOST = 6
+_DUPLICATE_ENTRY = 1062
+
+
+class DuplicateKey(Exception):
+    """A unique key holds this value already. The statement did nothing; the transaction goes on."""
+
+
+class Transaction:
+    """Runs statements; inside :meth:`Database.transaction` all of them or none take effect."""
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+
+    async def fetch_all(self, sql: str, args: Sequence[Any] = ()) -> list[Row]:
+        await self._cursor.execute(sql, args)
+        return list(await self._cursor.fetchall())
+
+    async def fetch_one(self, sql: str, args: Sequence[Any] = ()) -> Row | None:
+        rows = await self.fetch_all(sql, args)
+        return rows[0] if rows else None
+
+    async def execute(self, sql: str, args: Sequence[Any] = ()) -> int:
+        """Run a statement and return the number of rows that it changed.
+
+        Raises DuplicateKey.
+        """
+        try:
+            return int(await self._cursor.execute(sql, args))
+        except IntegrityError as error:
+            if error.args[0] == _DUPLICATE_ENTRY:
+                raise DuplicateKey(error.args[1]) from error
+            raise
+
+    async def execute_values(self, sql: str, rows: Iterable[Sequence[Any]], row: str) -> int:
+        """Write many rows with one statement: ``%s`` in ``sql`` becomes a ``row`` for each of ``rows``.
+
+        ``row`` is the SQL of one row with a placeholder a value, such as ``(%s, NOW(6) + INTERVAL %s SECOND)``.
+        Unlike aiomysql's ``executemany`` this never falls back to a statement a row.
+        """
+        values = ", ".join([self._cursor.mogrify(row, values) for values in rows])
+        return await self.execute(sql.replace("%s", values, 1)) if values else 0
+
+
+class Database:
+    """A pool of connections to one database."""
+
+    def __init__(
+        self,
+        url: str,
+        metrics: Metrics,
+        *,
+        pool_size_max: int,
+        pool_wait_s: float,
+        lock_wait_s: int,
+        transaction_timeout_s: float,
+    ) -> None:
+        self._address = parse_database_url(url)
+        self._metrics = metrics
+        self._pool_size_max = pool_size_max
+        self._pool_wait_s = pool_wait_s
+        self._lock_wait_s = lock_wait_s
+        self._transaction_timeout_s = transaction_timeout_s
+        # Nobody ever waits inside aiomysql's pool: releasing a connection that was closed wakes no waiter there.
+        self._slots = asyncio.Semaphore(pool_size_max)
+        self._pool: Any = None
+
+    @classmethod
+    def from_settings(cls, settings: ServiceSettings, metrics: Metrics) -> Self:
+        return cls(
+            settings.database_url.get_secret_value(),
+            metrics,
+            pool_size_max=settings.pool_size_max,
+            pool_wait_s=settings.pool_wait_s,
+            lock_wait_s=settings.lock_wait_s,
+            transaction_timeout_s=settings.transaction_timeout_s,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Make the pool ready. Connections are made when they are first needed."""
+        self._pool = await aiomysql.create_pool(
+            minsize=0,
+            maxsize=self._pool_size_max,
+            # Autocommit, so that a connection given back keeps neither a snapshot nor row locks.
+            autocommit=True,
+            charset="utf8mb4",
+            connect_timeout=5,
+            init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            **self._address,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pool.close()
+        await self._pool.wait_closed()
+
+    async def transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Run ``work`` in a transaction and commit; run it again as a whole when the server says so.
+
+        ``work`` must bear being run more than once, also after a COMMIT of which nobody knows whether it took
+        effect: unique keys make sure of it. Raises what ``work`` raises (after a ROLLBACK), DatabaseUnavailable
+        (the outcome is unknown) and Overloaded (nothing was done).
+        """
+        for run in range(1, _RUNS_AT_MOST + 1):
+            try:
+                async with self._cursor() as cursor:
+                    await cursor.execute("BEGIN")
+                    result = await work(Transaction(cursor))
+                    await cursor.execute("COMMIT")
+                    return result
+            except (MySQLError, OSError, TimeoutError) as error:
+                errno = _errno(error)
+                if errno not in _RUN_AGAIN or run == _RUNS_AT_MOST:
+                    raise _as_service_error(error) from error
+                self._metrics.transaction_retries.labels(str(errno)).inc()
+                log.debug("transaction_run_again", errno=errno, run=run)
+            await asyncio.sleep(random.uniform(0, 0.005 * 2**run))
+        raise AssertionError("unreachable")
+
+    async def read(self, query: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Run plain reads, each seeing what is committed when it starts. Raises as :meth:`transaction` does."""
+        try:
+            async with self._cursor() as cursor:
+                return await query(Transaction(cursor))
+        except (MySQLError, OSError, TimeoutError) as error:
+            raise _as_service_error(error) from error
+
+    def readiness(self, revision: str) -> Callable[[], Awaitable[str | None]]:
+        """What ``/readyz`` asks: why the database cannot be used yet, or ``None`` when it is there and migrated."""
+
+        async def why_not_ready() -> str | None:
+            try:
+                async with asyncio.timeout(2):
+                    applied = await self.read(
+                        lambda tx: tx.fetch_one("SELECT 1 FROM _yoyo_migration WHERE migration_id = %s", (revision,))
+                    )
+            except (DatabaseUnavailable, Overloaded, TimeoutError) as error:
+                return f"The database does not answer: {error or 'it took more than 2 seconds.'}"
+            except MySQLError:
+                applied = None
+            return None if applied else f"The database lacks the migration {revision}; run: vv migrate apply"
+
+        return why_not_ready
+
+    @asynccontextmanager
+    async def _cursor(self) -> AsyncIterator[Any]:
+        async with self._connection() as connection:
+            try:
+                async with asyncio.timeout(self._transaction_timeout_s):
+                    async with connection.cursor() as cursor:
+                        yield cursor
+            except BaseException as error:
+                await _make_reusable_or_close(connection, error)
+                raise
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        with self._metrics.timed(self._metrics.pool_wait):
+            try:
+                async with asyncio.timeout(seconds_left(self._pool_wait_s)):
+                    await self._slots.acquire()
+            except TimeoutError:
+                raise Overloaded("All database connections are busy.", retry_after_s=1) from None
+        try:
+            connection = await self._connect()
+            self._metrics.pool_in_use.inc()
+            try:
+                yield connection
+            finally:
+                self._metrics.pool_in_use.dec()
+                await self._pool.release(connection)
+        finally:
+            self._slots.release()
+
+    async def _connect(self) -> Any:
+        connection = await self._pool.acquire()
+        if not hasattr(connection, "vv_ready"):
+            try:
+                async with connection.cursor() as cursor:
+                    await cursor.execute(
+                        "SET SESSION innodb_lock_wait_timeout = %s, time_zone = '+00:00', "
+                        "sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ENGINE_SUBSTITUTION'",
+                        (self._lock_wait_s,),
+                    )
+            except BaseException:
+                connection.close()
+                await self._pool.release(connection)
+                raise
+            connection.vv_ready = True
+        return connection
+
+
+def utc(naive: datetime) -> datetime:
+    """A DATETIME of ours, which is UTC, as an aware datetime."""
+    return naive.replace(tzinfo=UTC)
+
+
+async def _make_reusable_or_close(connection: Any, error: BaseException) -> None:
+    """ROLLBACK explicitly: after errno 1205 the transaction is still open, after 1213 the session is outside it.
+
+    A connection whose query was cut off (cancelled, timed out, garbage) is in an unknown state and is closed.
+    """
+    cut_off = isinstance(error, OSError | TimeoutError | asyncio.CancelledError) or _errno(error) in _AMBIGUOUS
+    if cut_off or connection.closed:
+        connection.close()
+        return
+    try:
+        async with asyncio.timeout(2):
+            await connection.rollback()
+    except BaseException as rollback_error:
+        connection.close()
+        if not isinstance(rollback_error, MySQLError | OSError | TimeoutError):
+            raise
+
+
+def _errno(error: BaseException) -> int | None:
+    if isinstance(error, MySQLError):
+        # Without a number it is aiomysql that lost the thread of the protocol, as good as a lost connection.
+        return error.args[0] if error.args and isinstance(error.args[0], int) else 2013
+    return 2013 if isinstance(error, ConnectionError) else None
+
+
+def _as_service_error(error: Exception) -> Exception:
+    """Outages become DatabaseUnavailable; a statement that the server refuses is a bug and stays what it is."""
+    errno = _errno(error)
+    if isinstance(error, OSError | TimeoutError) or errno in _RUN_AGAIN | _REFUSING_SERVER:
+        log.warning("database_unavailable", errno=errno, error=type(error).__name__)
+        return DatabaseUnavailable(retry_after_s=1)
+    return error
+
+
+def parse_database_url(url: str) -> dict[str, Any]:
+    """``mysql://user:password@host:port/name?unix_socket=/path`` as arguments of ``aiomysql.connect``.
+
+    Raises ValueError with a sentence that does not contain the password.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("mysql", "mariadb") or not parts.path.strip("/"):
+        raise ValueError("must look like mysql://user:password@host:port/name")
+    options = parse_qs(parts.query)
+    unknown = options.keys() - {"unix_socket"}
+    if unknown:
+        raise ValueError(f"has unknown options: {', '.join(sorted(unknown))}")
+    address: dict[str, Any] = {
+        "host": parts.hostname or "127.0.0.1",
+        "port": parts.port or 3306,
+        "user": unquote(parts.username or ""),
+        "password": unquote(parts.password or ""),
+        "db": parts.path.strip("/"),
+    }
+    if "unix_socket" in options:
+        address["unix_socket"] = options["unix_socket"][0]
+    return address

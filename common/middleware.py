@@ -1,0 +1,123 @@
+"""What happens around every request: its id, its log line and metrics, its errors, its limits."""
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
+from uuid_utils import uuid7
+
+from common import context, errors
+from common.telemetry import Metrics, log
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_FROM_AIOHTTP = {404: errors.RouteNotFound, 405: errors.MethodNotAllowed, 413: errors.PayloadTooLarge}
+# Asked for every few seconds by probes and scrapers; a line for each would bury the rest.
+_UNLOGGED = {"/livez", "/readyz", "/health", "/metrics"}
+
+
+def observe(metrics: Metrics) -> Middleware:
+    """Give the request its id, deadline and trace; write one log line and the metrics when it is answered."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.perf_counter()
+        request_id = _take_context(request)
+        structlog.contextvars.clear_contextvars()
+        with metrics.in_flight.track_inprogress():
+            response = await handler(request)
+        seconds = time.perf_counter() - started
+        route = _route_template(request)
+        method = request.method if request.method in hdrs.METH_ALL else "OTHER"
+        metrics.requests.labels(method, route, str(response.status)).inc()
+        metrics.latency.labels(method, route).observe(seconds)
+        response.headers[context.REQUEST_ID_HEADER] = request_id
+        if route not in _UNLOGGED:
+            log.info(
+                "request",
+                method=method,
+                route=route,
+                status=response.status,
+                ms=round(seconds * 1000, 2),
+            )
+        return response
+
+    return middleware
+
+
+def _take_context(request: web.Request) -> str:
+    offered = request.headers.get(context.REQUEST_ID_HEADER, "")
+    request_id = offered if context.is_request_id(offered) else str(uuid7())
+    context.request_id.set(request_id)
+    trace = request.headers.get(context.TRACE_HEADER, "")
+    context.trace_context.set(trace if context.is_trace_context(trace) else None)
+    milliseconds = request.headers.get(context.DEADLINE_HEADER, "")
+    context.set_deadline(int(milliseconds) / 1000 if milliseconds.isascii() and milliseconds.isdigit() else None)
+    return request_id
+
+
+def _route_template(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "unmatched"
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error into a problem document; nothing of an unexpected one leaves the process but its id."""
+    try:
+        return await handler(request)
+    except errors.ServiceError as error:
+        return problem_response(error)
+    except web.HTTPException as error:
+        error_class = _FROM_AIOHTTP.get(error.status)
+        if error_class is None:
+            raise
+        allow = {str(hdrs.ALLOW): error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else {}
+        return problem_response(error_class(f"{request.method} {request.path[:100]}: {error_class.title()}."), allow)
+    except Exception:
+        log.exception("internal_error", method=request.method, route=_route_template(request))
+        return problem_response(errors.InternalError())
+
+
+def problem_response(error: errors.ServiceError, headers: dict[str, str] | None = None) -> web.Response:
+    headers = dict(headers or {})
+    if error.retry_after_s is not None:
+        headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after_s)))
+    return web.Response(
+        status=error.status,
+        reason=HTTPStatus(error.status).phrase,
+        body=json.dumps(error.to_problem(context.request_id.get())).encode(),
+        headers={hdrs.CONTENT_TYPE: errors.PROBLEM_CONTENT_TYPE, **headers},
+    )
+
+
+def limit_in_flight(at_most: int) -> Middleware:
+    """Refuse quickly what could only queue, and what nobody waits for any more."""
+    in_flight = 0
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal in_flight
+        if request.path in _UNLOGGED:
+            return await handler(request)
+        if in_flight >= at_most:
+            raise errors.Overloaded(f"{at_most} requests are being answered already.", retry_after_s=1)
+        if context.seconds_left(1) == 0:
+            raise errors.DeadlineExceeded("The deadline had passed when the request arrived.")
+        in_flight += 1
+        try:
+            return await handler(request)
+        finally:
+            in_flight -= 1
+
+    return middleware
+
+
+def malformed_http(message: str | None) -> web.Response:
+    """The reply to bytes that are not HTTP, or exceed the limits on the request line and headers."""
+    error = errors.MalformedHttp((message or "").split("\n")[0][:200] or None)
+    return problem_response(error)

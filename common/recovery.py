@@ -1,0 +1,92 @@
+"""Takes up what was left unfinished, and drives it through the same code as requests do."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import structlog
+from uuid_utils import uuid7
+
+from common import context
+from common.errors import ServiceError
+from common.telemetry import Metrics, log
+
+
+class Recoverable(Protocol):
+    @property
+    def order_id(self) -> str: ...
+    @property
+    def status(self) -> Any: ...
+
+
+R = TypeVar("R", bound=Recoverable)
+
+# Enough to empty a queue quickly, few enough that the rest of the service is not crowded out.
+_ITEMS_A_RUN = 64
+
+
+@dataclass(frozen=True)
+class Claimed(Generic[R]):
+    """What recovery took up, and the trace context in which each of them began (by order id)."""
+
+    items: Sequence[R]
+    traces: Mapping[str, str]
+
+
+class Recovery(Generic[R]):
+    """``claim(limit)`` takes items whose lease has run out away from their drivers, ``advance`` drives one of them."""
+
+    def __init__(
+        self,
+        name: str,
+        claim: Callable[[int], Awaitable[Claimed[R]]],
+        advance: Callable[[R], Awaitable[R]],
+        metrics: Metrics,
+    ) -> None:
+        self._name = name
+        self._claim = claim
+        self._advance = advance
+        self._metrics = metrics
+
+    async def run_once(self, limit: int) -> Counter[str]:
+        """Take up to ``limit`` items; count them by the status in which this left them."""
+        claimed = await self._claim(limit)
+        statuses = await asyncio.gather(*(self._take_up(item, claimed.traces) for item in claimed.items))
+        for status in statuses:
+            self._metrics.recovered.labels(status).inc()
+        return Counter(statuses)
+
+    async def run(self, interval_s: float) -> None:
+        """Recover for ever: at once again while there is a lot to do, else after ``interval_s`` seconds."""
+        while True:
+            done: Counter[str] = Counter()
+            try:
+                done = await self.run_once(_ITEMS_A_RUN)
+            except ServiceError as error:
+                log.warning("recovery_postponed", task=self._name, code=error.code)
+            except Exception:
+                log.exception("recovery_failed", task=self._name)
+            if done:
+                log.info("recovered", task=self._name, **done)
+            if done.total() < _ITEMS_A_RUN:
+                # Jitter keeps several processes from asking in step.
+                await asyncio.sleep(interval_s * random.uniform(0.5, 1.5))
+
+    async def _take_up(self, item: R, traces: Mapping[str, str]) -> str:
+        context.request_id.set(str(uuid7()))
+        context.trace_context.set(traces.get(item.order_id))
+        with structlog.contextvars.bound_contextvars(order_id=item.order_id):
+            try:
+                return str((await self._advance(item)).status)
+            except ServiceError as error:
+                # It keeps its lease, and is taken up again when that has run out.
+                log.warning("recovery_postponed", task=self._name, code=error.code)
+                return str(item.status)
+
+
+def backoff_s(attempt: int, first_s: float, most_s: float) -> float:
+    """Seconds to wait after the ``attempt``-th attempt (from 1): doubling from ``first_s`` up to ``most_s``."""
+    return float(min(most_s, first_s * 2 ** min(attempt - 1, 30)))

@@ -1,0 +1,59 @@
+"""Settings from environment variables, and nothing else: what every service needs."""
+
+import sys
+from typing import Literal, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+S = TypeVar("S", bound="ServiceSettings")
+
+
+class ServiceSettings(BaseSettings):
+    """The knobs that the three services share. Variables carry the service's prefix: ``ORDER_PORT``."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    database_url: SecretStr = Field(
+        description="`mysql://user:password@host:port/name`, optionally `?unix_socket=/path`"
+    )
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(ge=0, le=65535, description="port to listen on")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level to log")
+
+    pool_size_max: int = Field(16, ge=1, le=1024, description="database connections at the most")
+    pool_wait_s: float = Field(
+        10.0, gt=0, description="seconds a request waits for a database connection before it gets 503"
+    )
+    lock_wait_s: int = Field(
+        5, ge=1, description="seconds a statement waits for a row lock before its transaction is run again"
+    )
+    transaction_timeout_s: float = Field(
+        15.0,
+        gt=0,
+        description="seconds after which a transaction that hangs is abandoned with its connection",
+    )
+
+    requests_in_flight_max: int = Field(
+        2_000, ge=1, description="requests answered at once; one more gets 503 and `Retry-After`"
+    )
+    drain_delay_s: float = Field(
+        0.5, ge=0, description="seconds between a failing `/readyz` and closing the port after SIGTERM"
+    )
+    drain_timeout_s: float = Field(20.0, ge=0, description="seconds that running requests get to finish after SIGTERM")
+
+
+def read_settings(settings_class: type[S]) -> S:
+    """Read a service's settings, or end the process with one line for each variable that is wrong.
+
+    Values are never printed: they may be secrets.
+    """
+    try:
+        return settings_class()
+    except ValidationError as error:
+        prefix = settings_class.model_config.get("env_prefix", "")
+        for mistake in error.errors(include_input=False, include_url=False, include_context=False):
+            variable = (prefix + "_".join(str(part) for part in mistake["loc"])).upper()
+            problem = "is not set" if mistake["type"] == "missing" else mistake["msg"]
+            print(f"{variable}: {problem}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None

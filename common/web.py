@@ -1,0 +1,225 @@
+"""The web kit: a route table becomes an aiohttp application with health, metrics, OpenAPI and one error format."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Generic, Self, TypeVar
+
+from aiohttp import hdrs, web
+from pydantic import BaseModel, ValidationError
+
+from common import errors, middleware, openapi
+from common.contracts.base import Outcome, Outcomes, Problem, View
+from common.errors import ServiceError
+from common.telemetry import METRICS_CONTENT_TYPE, Metrics
+
+BODY_BYTES_MAX = 64 * 1024
+BATCH_BODY_BYTES_MAX = 1024 * 1024
+
+B = TypeVar("B")
+Q = TypeVar("Q")
+H = TypeVar("H")
+
+Readiness = Callable[[], Awaitable[str | None]]
+DRAINING = web.AppKey("draining", asyncio.Event)
+METRICS = web.AppKey("metrics", Metrics)
+
+
+@dataclass(frozen=True)
+class Call(Generic[B, Q, H]):
+    """A parsed request: what a handler needs to know of it."""
+
+    body: B
+    query: Q
+    headers: H
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a handler answers: a status, a contract (or an error that it did not raise) and headers."""
+
+    status: int
+    body: BaseModel | ServiceError
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def problem(cls, error: ServiceError, headers: dict[str, str]) -> Self:
+        """Answer with an error and headers of one's own."""
+        return cls(error.status, error, headers)
+
+
+@dataclass(frozen=True)
+class Route:
+    """A row of a service's route table, from which both the router and ``/openapi.json`` are made.
+
+    ``body`` and ``query`` are the contracts that the request must fit (a path parameter is a field of
+    ``query``), ``replies`` the contract of each success, ``errors`` what it may refuse with.
+    """
+
+    method: str
+    path: str
+    handler: Callable[[Call[Any, Any, Any]], Awaitable[Reply]]
+    summary: str
+    replies: dict[int, type[BaseModel]]
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    headers: type[BaseModel] | None = None
+    errors: Sequence[type[ServiceError]] = ()
+    body_bytes_max: int = BODY_BYTES_MAX
+
+
+def batch_reply(outcomes: Sequence[View | ServiceError], status: Callable[[Any], int] = lambda _: 200) -> Reply:
+    """Answer a batch: 200 with the status and result or problem of each item, in order."""
+    return Reply(
+        200,
+        Outcomes[Any](
+            items=[
+                Outcome(status=outcome.status, error=Problem.model_validate(outcome.to_problem()))
+                if isinstance(outcome, ServiceError)
+                else Outcome(status=status(outcome), result=outcome)
+                for outcome in outcomes
+            ]
+        ),
+    )
+
+
+def make_app(
+    *,
+    title: str,
+    routes: Sequence[Route],
+    metrics: Metrics,
+    why_not_ready: Readiness,
+    lifespan: Callable[[], AbstractAsyncContextManager[None]],
+    requests_in_flight_max: int,
+) -> web.Application:
+    """Build the application of a service.
+
+    ``why_not_ready`` answers ``/readyz``: ``None`` when the service can work, else a sentence. ``lifespan``
+    opens on start what the use cases need, and closes it after the last request.
+    """
+    app = web.Application(
+        middlewares=[
+            middleware.observe(metrics),
+            middleware.answer_errors,
+            middleware.limit_in_flight(requests_in_flight_max),
+        ],
+        client_max_size=BATCH_BODY_BYTES_MAX,
+    )
+    app[DRAINING] = asyncio.Event()
+    app[METRICS] = metrics
+    for route in routes:
+        app.router.add_route(route.method, route.path, _as_aiohttp_handler(route))
+    _add_health(app, why_not_ready)
+    openapi.add_docs(app, openapi.document(title, routes))
+
+    async def run_lifespan(_: web.Application) -> AsyncIterator[None]:
+        async with lifespan():
+            yield
+
+    app.cleanup_ctx.append(run_lifespan)
+    return app
+
+
+def _as_aiohttp_handler(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        body = await _parse_body(request, route) if route.body else None
+        query = _parse_query(request, route)
+        headers = _validate(route.headers, _known_headers(route.headers, request)) if route.headers else None
+        reply = await route.handler(Call(body, query, headers))
+        if isinstance(reply.body, ServiceError):
+            return middleware.problem_response(reply.body, reply.headers)
+        return web.Response(
+            status=reply.status,
+            body=reply.body.model_dump_json().encode(),
+            content_type="application/json",
+            headers=reply.headers,
+        )
+
+    return handle
+
+
+async def _parse_body(request: web.Request, route: Route) -> BaseModel:
+    assert route.body is not None
+    if request.content_type != "application/json" or (request.charset or "utf-8").lower() not in (
+        "utf-8",
+        "utf8",
+    ):
+        raise errors.UnsupportedMediaType(
+            "The Content-Type header must be application/json, in UTF-8; "
+            f"it is {request.headers.get(hdrs.CONTENT_TYPE, 'missing')[:100]!r}."
+        )
+    if (request.content_length or 0) > route.body_bytes_max:
+        raise _too_large(route)
+    try:
+        raw = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise _too_large(route) from None
+    if len(raw) > route.body_bytes_max:
+        raise _too_large(route)
+    try:
+        return route.body.model_validate_json(raw)
+    except ValidationError as error:
+        raise invalid_request(error) from None
+
+
+def _too_large(route: Route) -> errors.PayloadTooLarge:
+    return errors.PayloadTooLarge(f"The body may have at most {route.body_bytes_max} bytes.")
+
+
+def _parse_query(request: web.Request, route: Route) -> BaseModel | None:
+    for name in request.query:
+        if route.query is None or name not in route.query.model_fields or name in request.match_info:
+            raise invalid_field(name[:64], "There is no such query parameter.")
+        if len(request.query.getall(name)) > 1:
+            raise invalid_field(name, "May be given only once.")
+    if route.query is None:
+        return None
+    return _validate(route.query, {**request.query, **request.match_info})
+
+
+def _known_headers(model: type[BaseModel], request: web.Request) -> dict[str, str]:
+    names = [info.alias or name for name, info in model.model_fields.items()]
+    return {name: request.headers[name] for name in names if name in request.headers}
+
+
+def _validate(model: type[BaseModel], texts: dict[str, str]) -> BaseModel:
+    try:
+        return model.model_validate_strings(texts)
+    except ValidationError as error:
+        raise invalid_request(error) from None
+
+
+def invalid_field(name: str, message: str) -> errors.InvalidRequest:
+    return errors.InvalidRequest(f"{name}: {message}", errors=[{"field": name, "message": message}])
+
+
+def invalid_request(error: ValidationError) -> errors.InvalidRequest:
+    """The 400 that names each field that pydantic refused. Values are not repeated."""
+    found = [
+        {
+            "field": ".".join(str(part)[:64] for part in mistake["loc"]) or "body",
+            "message": mistake["msg"][:300],
+        }
+        for mistake in error.errors(include_input=False, include_url=False, include_context=False)[:20]
+    ]
+    return errors.InvalidRequest("; ".join(f"{one['field']}: {one['message']}" for one in found), errors=found)
+
+
+def _add_health(app: web.Application, why_not_ready: Readiness) -> None:
+    async def livez(_: web.Request) -> web.Response:
+        return web.json_response({"status": "alive"})
+
+    async def readyz(request: web.Request) -> web.Response:
+        reason = "The service is shutting down." if request.app[DRAINING].is_set() else await why_not_ready()
+        if reason is not None:
+            raise errors.ServiceUnavailable(reason, retry_after_s=1)
+        return web.json_response({"status": "ready"})
+
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(body=request.app[METRICS].exposition(), headers={hdrs.CONTENT_TYPE: METRICS_CONTENT_TYPE})
+
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/health", readyz)
+    app.router.add_get("/metrics", metrics)

@@ -1,0 +1,100 @@
+"""The inventory service put together: what is built and wired, and the route table."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from common.contracts.base import Outcomes, Page
+from common.contracts.inventory import (
+    CreateStock,
+    DecreaseStock,
+    DecreaseStockBatch,
+    IncreaseStock,
+    LedgerEntry,
+    LedgerQuery,
+    OutOfStock,
+    ProductQuery,
+    RollbackStock,
+    RollbackStockBatch,
+    SkuExists,
+    SkuNotFound,
+    SkuQuery,
+    StockChange,
+    StockLevel,
+    StockLevels,
+    StockLimitExceeded,
+    StockRequestRolledBack,
+)
+from common.database import Database
+from common.errors import IdempotencyMismatch
+from common.telemetry import Metrics
+from common.web import BATCH_BODY_BYTES_MAX, Route
+from common.web import make_app as make_web_app
+from inventory_service.handlers import Handlers
+from inventory_service.settings import Settings
+from inventory_service.stock import Stock
+
+SCHEMA_REVISION = "0002_create_stock_ledger"
+
+
+def routes(handlers: Handlers) -> list[Route]:
+    return [
+        Route(
+            "POST", "/inventory/create", handlers.create, "Create a SKU with its first stock",
+            body=CreateStock, replies={201: StockLevel}, errors=[SkuExists],
+        ),
+        Route(
+            "GET", "/inventory/sku", handlers.get, "The stock of one SKU",
+            query=SkuQuery, replies={200: StockLevel}, errors=[SkuNotFound],
+        ),
+        Route(
+            "GET", "/inventories", handlers.list_product, "The stock of each SKU of a product",
+            query=ProductQuery, replies={200: StockLevels},
+        ),
+        Route(
+            "POST", "/inventory/decrease", handlers.decrease, "Take stock, all lines or none",
+            body=DecreaseStock, replies={200: StockChange},
+            errors=[OutOfStock, SkuNotFound, StockRequestRolledBack, IdempotencyMismatch],
+        ),
+        Route(
+            "POST", "/inventory/decrease/batch", handlers.decrease_batch, "Several decreases at once",
+            body=DecreaseStockBatch, replies={200: Outcomes[StockChange]}, body_bytes_max=BATCH_BODY_BYTES_MAX,
+        ),
+        Route(
+            "POST", "/inventory/increase", handlers.increase, "Add stock",
+            body=IncreaseStock, replies={200: StockChange},
+            errors=[SkuNotFound, StockLimitExceeded, IdempotencyMismatch],
+        ),
+        Route(
+            "POST", "/inventory/rollback", handlers.rollback, "Undo a decrease, or keep it from ever happening",
+            body=RollbackStock, replies={200: StockChange},
+        ),
+        Route(
+            "POST", "/inventory/rollback/batch", handlers.rollback_batch, "Several rollbacks at once",
+            body=RollbackStockBatch, replies={200: Outcomes[StockChange]}, body_bytes_max=BATCH_BODY_BYTES_MAX,
+        ),
+        Route(
+            "GET", "/inventory/ledger", handlers.ledger, "Every change of a SKU's stock, newest first",
+            query=LedgerQuery, replies={200: Page[LedgerEntry]}, errors=[SkuNotFound],
+        ),
+    ]  # fmt: skip
+
+
+def make_app(settings: Settings) -> web.Application:
+    metrics = Metrics("inventory")
+    database = Database.from_settings(settings, metrics)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with database:
+            yield
+
+    return make_web_app(
+        title="VV-Ecommerce inventory",
+        routes=routes(Handlers(Stock(database))),
+        metrics=metrics,
+        why_not_ready=database.readiness(SCHEMA_REVISION),
+        lifespan=lifespan,
+        requests_in_flight_max=settings.requests_in_flight_max,
+    )

@@ -1,0 +1,57 @@
+"""From HTTP to a use case and back."""
+
+from common.contracts.base import Page
+from common.contracts.inventory import (
+    CreateStock,
+    DecreaseStock,
+    DecreaseStockBatch,
+    IncreaseStock,
+    LedgerQuery,
+    ProductQuery,
+    RollbackStock,
+    RollbackStockBatch,
+    SkuQuery,
+    StockLevels,
+)
+from common.errors import unwrap
+from common.paging import decode_cursor, encode_cursor
+from common.web import Call, Reply, batch_reply
+from inventory_service.stock import Stock
+
+
+class Handlers:
+    def __init__(self, stock: Stock) -> None:
+        self._stock = stock
+
+    async def create(self, call: Call[CreateStock, None, None]) -> Reply:
+        [level] = await self._stock.create([call.body])
+        return Reply(201, unwrap(level))
+
+    async def get(self, call: Call[None, SkuQuery, None]) -> Reply:
+        return Reply(200, await self._stock.get(call.query.sku))
+
+    async def list_product(self, call: Call[None, ProductQuery, None]) -> Reply:
+        return Reply(200, StockLevels(items=await self._stock.list_product(call.query.product_id)))
+
+    async def decrease(self, call: Call[DecreaseStock, None, None]) -> Reply:
+        [change] = await self._stock.decrease([call.body])
+        return Reply(200, unwrap(change))
+
+    async def decrease_batch(self, call: Call[DecreaseStockBatch, None, None]) -> Reply:
+        return batch_reply(await self._stock.decrease(call.body.items))
+
+    async def increase(self, call: Call[IncreaseStock, None, None]) -> Reply:
+        [change] = await self._stock.increase([call.body])
+        return Reply(200, unwrap(change))
+
+    async def rollback(self, call: Call[RollbackStock, None, None]) -> Reply:
+        [change] = await self._stock.rollback([call.body.request_id])
+        return Reply(200, change)
+
+    async def rollback_batch(self, call: Call[RollbackStockBatch, None, None]) -> Reply:
+        return batch_reply(await self._stock.rollback([item.request_id for item in call.body.items]))
+
+    async def ledger(self, call: Call[None, LedgerQuery, None]) -> Reply:
+        query = call.query
+        entries, before = await self._stock.ledger(query.sku, decode_cursor(query.cursor, int), query.limit)
+        return Reply(200, Page(items=entries, next_cursor=encode_cursor(before) if before else None))

@@ -1,0 +1,2 @@
+-- transactional: false
+DROP TABLE stock_ledger

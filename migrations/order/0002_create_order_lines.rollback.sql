@@ -1,0 +1,2 @@
+-- transactional: false
+DROP TABLE order_lines

@@ -1,0 +1,2 @@
+-- transactional: false
+DROP TABLE payment_events

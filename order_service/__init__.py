@@ -1,0 +1,1 @@
+"""The order service: every accepted order reaches a final state, whatever crashes."""

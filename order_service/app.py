@@ -1,0 +1,92 @@
+"""The order service put together: what is built and wired, and the route table."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import Counter
+
+from common.background import crash_points, running
+from common.clients import AsyncInventoryClient, AsyncPaymentClient
+from common.contracts.inventory import OutOfStock, SkuNotFound
+from common.contracts.orders import (
+    CreateOrder,
+    CreateOrderHeaders,
+    InvalidTransition,
+    ListOrdersQuery,
+    Order,
+    OrderCancelled,
+    OrderNotFound,
+    OrderOrPage,
+    OrderQuery,
+    OrderTimeline,
+    PatchOrder,
+)
+from common.contracts.payments import PaymentCancelled, PaymentDeclined
+from common.database import Database
+from common.errors import IdempotencyMismatch, RequestInProgress
+from common.telemetry import Metrics
+from common.web import Route
+from common.web import make_app as make_web_app
+from order_service.checkout import Checkout
+from order_service.handlers import Handlers
+from order_service.orders import Orders
+from order_service.recovery import make_recovery
+from order_service.settings import Settings
+
+SCHEMA_REVISION = "0003_create_order_events"
+
+
+def routes(handlers: Handlers) -> list[Route]:
+    return [
+        Route(
+            "POST", "/orders", handlers.create, "Place an order",
+            body=CreateOrder, headers=CreateOrderHeaders, replies={201: Order, 202: Order},
+            errors=[
+                OutOfStock, PaymentDeclined, SkuNotFound, IdempotencyMismatch, RequestInProgress,
+                OrderCancelled, PaymentCancelled,
+            ],
+        ),
+        Route(
+            "GET", "/orders", handlers.get_or_list, "One order by its id, or orders, newest first",
+            query=ListOrdersQuery, replies={200: OrderOrPage}, errors=[OrderNotFound],
+        ),
+        Route(
+            "PATCH", "/orders", handlers.patch, "Cancel an order: its money and stock go back",
+            body=PatchOrder, replies={200: Order, 202: Order}, errors=[OrderNotFound, InvalidTransition],
+        ),
+        Route(
+            "GET", "/orders/{order_id}", handlers.get, "One order",
+            query=OrderQuery, replies={200: Order}, errors=[OrderNotFound],
+        ),
+        Route(
+            "GET", "/orders/{order_id}/events", handlers.events, "The timeline of an order",
+            query=OrderQuery, replies={200: OrderTimeline}, errors=[OrderNotFound],
+        ),
+    ]  # fmt: skip
+
+
+def make_app(settings: Settings) -> web.Application:
+    metrics = Metrics("order")
+    transitions = Counter("vv_order_transitions", "Orders that reached a status", ["status"], registry=metrics.registry)
+    database = Database.from_settings(settings, metrics)
+    inventory = AsyncInventoryClient(settings.inventory_url, timeout_s=settings.call_timeout_s)
+    payments = AsyncPaymentClient(settings.payment_url, timeout_s=settings.call_timeout_s)
+    orders = Orders(database, settings.lease_s, lambda status: transitions.labels(status).inc())
+    checkout = Checkout(orders, inventory, payments, settings, crash_points(settings.crash_point))
+    recovery = make_recovery(database, checkout, metrics, lease_s=settings.lease_s)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with database, inventory, payments, running(recovery.run(settings.recovery_interval_s)):
+            yield
+            await checkout.drain()
+
+    return make_web_app(
+        title="VV-Ecommerce order",
+        routes=routes(Handlers(checkout, orders)),
+        metrics=metrics,
+        why_not_ready=database.readiness(SCHEMA_REVISION),
+        lifespan=lifespan,
+        requests_in_flight_max=settings.requests_in_flight_max,
+    )

@@ -1,0 +1,203 @@
+"""The checkout: an order is driven from step to step, each decided before it is written."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from uuid_utils import uuid7
+
+from common.background import CrashPoints
+from common.clients import AsyncInventoryClient, AsyncPaymentClient
+from common.contracts.inventory import OutOfStock, SkuNotFound, StockRequestRolledBack
+from common.contracts.orders import CreateOrder, OrderStatus
+from common.contracts.payments import Payment, PaymentCancelled, PaymentDeclined, PaymentStatus
+from common.errors import IdempotencyMismatch, RequestInProgress, ServiceError
+from common.recovery import backoff_s
+from common.telemetry import log
+from order_service import domain
+from order_service.domain import LostRace, Move, NewOrder, OrderRow
+from order_service.orders import Orders
+from order_service.settings import Settings
+
+# The refusals that decide about an order. Any other error, even a 4xx, says nothing about stock or money.
+NO_STOCK = (OutOfStock, SkuNotFound, StockRequestRolledBack)
+NO_MONEY = (PaymentDeclined, PaymentCancelled)
+CHARGED = {PaymentStatus.CAPTURED, PaymentStatus.REFUNDING, PaymentStatus.REFUNDED}
+NOT_CHARGED = {PaymentStatus.DECLINED, PaymentStatus.VOIDED, PaymentStatus.REFUNDED}
+
+
+class StillUnknown(Exception):
+    """A remote call has no definite outcome yet."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What became of a request to place an order: the order as it stands, and the error if it failed."""
+
+    order: OrderRow
+    failure: ServiceError | None
+    replayed: bool
+
+
+class Checkout:
+    def __init__(
+        self,
+        orders: Orders,
+        inventory: AsyncInventoryClient,
+        payments: AsyncPaymentClient,
+        settings: Settings,
+        reached: CrashPoints,
+    ) -> None:
+        self._orders = orders
+        self._inventory = inventory
+        self._payments = payments
+        self._settings = settings
+        self._reached = reached
+        self._drivers: set[asyncio.Task[OrderRow]] = set()
+        self._steps: dict[OrderStatus, Callable[[OrderRow], Awaitable[Move]]] = {
+            OrderStatus.CREATED: self._reserve,
+            OrderStatus.INVENTORY_RESERVED: self._charge,
+            OrderStatus.PAID: self._complete,
+            OrderStatus.FAILING: self._release,
+            OrderStatus.CANCELLING: self._undo,
+        }
+
+    async def place(self, wanted: CreateOrder, idempotency_key: str | None) -> Placed:
+        """Accept an order and drive it as far as it goes; a repeated request is answered as the first one was.
+
+        Raises IdempotencyMismatch and RequestInProgress.
+        """
+        new = NewOrder.of(str(uuid7()), wanted, idempotency_key)
+        [order] = await self._orders.accept([new])
+        replayed = order.order_id != new.order_id
+        if replayed:
+            _check_replay(order, new)
+        else:
+            self._reached("created")
+            order = await self._drive(order)
+        events = await self._orders.events(order.order_id) if domain.may_have_failed(order) else []
+        return Placed(order, domain.failure(order, events), replayed)
+
+    async def cancel(self, order_id: str, asked: str) -> OrderRow:
+        """Take back an order: refund its money, return its stock. Until both are done it is ``cancelling``.
+
+        Raises OrderNotFound and InvalidTransition.
+        """
+        return await self._drive(await self._orders.begin_cancel(order_id, asked))
+
+    async def drain(self) -> None:
+        """Wait for the orders that are being driven after their request was answered."""
+        while self._drivers:
+            await asyncio.wait(self._drivers)
+
+    async def _drive(self, order: OrderRow) -> OrderRow:
+        """Advance the order while its caller waits; if that takes too long, go on without him."""
+        driver = asyncio.create_task(self.advance(order))
+        self._drivers.add(driver)
+        driver.add_done_callback(self._drivers.discard)
+        try:
+            async with asyncio.timeout(self._settings.checkout_timeout_s):
+                return await asyncio.shield(driver)
+        except TimeoutError:
+            return await self._orders.get(order.order_id)
+
+    async def advance(self, order: OrderRow) -> OrderRow:
+        """Drive an order until it is final, or nobody knows, or somebody else drives it.
+
+        Requests and recovery come through here alike.
+        """
+        try:
+            while step := self._steps.get(order.status):
+                order = await self._write(await step(order))
+        except LostRace:
+            return await self._orders.get(order.order_id)
+        except StillUnknown as error:
+            await self._postpone(order, error)
+        except ServiceError as error:
+            # Our own database: the lease runs out and recovery goes on.
+            log.warning("order_left_to_recovery", order_id=order.order_id, code=error.code)
+        return order
+
+    async def _reserve(self, order: OrderRow) -> Move:
+        try:
+            await self._inventory.decrease(items=order.lines, request_id=order.deduct_key, order_id=order.order_id)
+        except NO_STOCK as refusal:
+            return Move.because_of(refusal, order, OrderStatus.FAILED)
+        except ServiceError as error:
+            raise StillUnknown("reserve") from error
+        self._reached("stock_taken")
+        return Move(order, (OrderStatus.INVENTORY_RESERVED,))
+
+    async def _charge(self, order: OrderRow) -> Move:
+        self._reached("inventory_reserved")
+        try:
+            payment = await self._payments.create(
+                order_id=order.order_id,
+                amount=order.total_amount,
+                currency=order.currency,
+                payment_method=order.payment_method,
+            )
+        except NO_MONEY as refusal:
+            return Move.because_of(refusal, order, OrderStatus.FAILING)
+        except ServiceError as error:
+            raise StillUnknown("charge") from error
+        if payment.status not in CHARGED:
+            raise StillUnknown("charge")
+        self._reached("charged")
+        # Nothing remains to be done between the two, so they are written together.
+        return Move(order, (OrderStatus.PAID, OrderStatus.COMPLETED))
+
+    async def _complete(self, order: OrderRow) -> Move:
+        return Move(order, (OrderStatus.COMPLETED,))
+
+    async def _release(self, order: OrderRow) -> Move:
+        self._reached("failing")
+        await self._return_stock(order)
+        self._reached("stock_released")
+        return Move(order, (OrderStatus.FAILED,), order.reason)
+
+    async def _undo(self, order: OrderRow) -> Move:
+        self._reached("cancelling")
+        payment = await self._return_money(order)
+        if payment.status not in NOT_CHARGED:
+            raise StillUnknown("refund")
+        self._reached("money_returned")
+        await self._return_stock(order)
+        self._reached("stock_returned")
+        return Move(order, (OrderStatus.CANCELLED,), order.reason)
+
+    async def _return_stock(self, order: OrderRow) -> None:
+        try:
+            await self._inventory.rollback(order.deduct_key)
+        except ServiceError as error:
+            raise StillUnknown("return_stock") from error
+
+    async def _return_money(self, order: OrderRow) -> Payment:
+        try:
+            return await self._payments.cancel(order.order_id)
+        except ServiceError as error:
+            raise StillUnknown("refund") from error
+
+    async def _write(self, move: Move) -> OrderRow:
+        [outcome] = await self._orders.move([move])
+        if isinstance(outcome, LostRace):
+            raise outcome
+        return outcome
+
+    async def _postpone(self, order: OrderRow, error: StillUnknown) -> None:
+        delay_s = backoff_s(order.attempts + 1, self._settings.retry_first_s, self._settings.retry_most_s)
+        cause = error.__cause__.code if isinstance(error.__cause__, ServiceError) else "pending"
+        log.warning("order_unknown", order_id=order.order_id, step=str(error), cause=cause, next_in_s=delay_s)
+        # If this fails, too, the lease runs out by itself.
+        with contextlib.suppress(ServiceError):
+            await self._orders.postpone(order, delay_s)
+
+
+def _check_replay(order: OrderRow, new: NewOrder) -> None:
+    if order.fingerprint != new.fingerprint:
+        raise IdempotencyMismatch("This Idempotency-Key was used before for another order.")
+    if order.is_running:
+        raise RequestInProgress(
+            "The first request with this Idempotency-Key is still running.", retry_after_s=1, order_id=order.order_id
+        )

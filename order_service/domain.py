@@ -1,0 +1,185 @@
+"""The rules of an order, without any I/O: its lifecycle, and what its creator is answered."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from common.contracts.base import merge_lines
+from common.contracts.orders import (
+    CreateOrder,
+    InvalidTransition,
+    Order,
+    OrderCancelled,
+    OrderEvent,
+    OrderLine,
+    OrderStatus,
+)
+from common.errors import ServiceError, error_from_problem
+
+TRANSITIONS: dict[OrderStatus, frozenset[OrderStatus]] = {
+    OrderStatus.CREATED: frozenset({OrderStatus.INVENTORY_RESERVED, OrderStatus.FAILED, OrderStatus.CANCELLING}),
+    OrderStatus.INVENTORY_RESERVED: frozenset({OrderStatus.PAID, OrderStatus.FAILING, OrderStatus.CANCELLING}),
+    OrderStatus.PAID: frozenset({OrderStatus.COMPLETED, OrderStatus.CANCELLING}),
+    OrderStatus.COMPLETED: frozenset({OrderStatus.CANCELLING}),
+    OrderStatus.FAILING: frozenset({OrderStatus.FAILED}),
+    OrderStatus.FAILED: frozenset(),
+    OrderStatus.CANCELLING: frozenset({OrderStatus.CANCELLED}),
+    OrderStatus.CANCELLED: frozenset(),
+}
+
+FINAL = {OrderStatus.COMPLETED, OrderStatus.FAILED, OrderStatus.CANCELLED}
+
+# What a caller may ask for by PATCH, and the step that it takes.
+CALLER_MAY_ASK_FOR = {OrderStatus.CANCELLED: OrderStatus.CANCELLING}
+
+
+class LostRace(Exception):
+    """Somebody else has moved the order since it was read."""
+
+
+@dataclass(frozen=True)
+class NewOrder:
+    """An order as it is about to be written; its id is minted before, so that writing it can be repeated."""
+
+    order_id: str
+    idempotency_key: str | None
+    wanted: CreateOrder
+    lines: Mapping[str, int]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, order_id: str, wanted: CreateOrder, idempotency_key: str | None) -> "NewOrder":
+        lines = merge_lines(wanted.lines)
+        return cls(order_id, idempotency_key, wanted, lines, _fingerprint(wanted, lines))
+
+
+@dataclass(frozen=True)
+class OrderRow:
+    """A row of ``orders``, columns in this order, with its lines."""
+
+    order_id: str
+    user_id: str
+    status: OrderStatus
+    total_amount: int
+    currency: str
+    payment_method: str
+    reason: str | None
+    fingerprint: str
+    version: int
+    last_seq: int
+    attempts: int
+    created_at: datetime
+    updated_at: datetime
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def deduct_key(self) -> str:
+        return f"{self.order_id}:deduct"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the request that created the order is still at work on it."""
+        return self.status not in FINAL and self.attempts == 0
+
+    def to_contract(self) -> Order:
+        return Order(
+            order_id=self.order_id,
+            user_id=self.user_id,
+            status=self.status,
+            items=[OrderLine(sku=sku, quantity=quantity) for sku, quantity in self.lines.items()],
+            total_amount=self.total_amount,
+            currency=self.currency,
+            payment_method=self.payment_method,
+            reason=self.reason,
+            created_at=self.created_at,
+            updated_at=self.updated_at,
+        )
+
+
+@dataclass(frozen=True)
+class EventRow:
+    """A row of ``order_events``."""
+
+    seq: int
+    status: OrderStatus
+    reason: str | None
+    problem: str | None
+    created_at: datetime
+
+    def to_contract(self) -> OrderEvent:
+        return OrderEvent(seq=self.seq, status=self.status, reason=self.reason, created_at=self.created_at)
+
+
+@dataclass(frozen=True)
+class Move:
+    """Transitions that were decided on: written together, and only if the order has the version that was read."""
+
+    order: OrderRow
+    path: tuple[OrderStatus, ...]
+    reason: str | None = None
+    problem: str | None = None
+
+    def __post_init__(self) -> None:
+        before = self.order.status
+        for status in self.path:
+            assert status in TRANSITIONS[before], f"{before} -> {status}"
+            before = status
+
+    @property
+    def to(self) -> OrderStatus:
+        return self.path[-1]
+
+    @classmethod
+    def because_of(cls, error: ServiceError, order: OrderRow, to: OrderStatus) -> "Move":
+        return cls(order, (to,), error.code, json.dumps(error.to_problem()))
+
+
+def cancellation(order: OrderRow, asked: str) -> Move | None:
+    """The step by which a caller's PATCH begins, or ``None`` when the order is on its way there.
+
+    Raises InvalidTransition.
+    """
+    if asked == OrderStatus.CANCELLED and order.status in (OrderStatus.CANCELLING, OrderStatus.CANCELLED):
+        return None
+    allowed = {str(to): step for to, step in CALLER_MAY_ASK_FOR.items() if step in TRANSITIONS[order.status]}
+    if asked not in allowed:
+        raise InvalidTransition(
+            f"An order that is {order.status} cannot be set to {asked[:64]!r}; "
+            + (f"allowed: {', '.join(allowed)}." if allowed else "nothing can be asked of it any more."),
+            order_id=order.order_id,
+            status_now=order.status,
+            allowed=list(allowed),
+        )
+    return Move(order, (allowed[asked],), "cancelled_by_caller")
+
+
+def may_have_failed(order: OrderRow) -> bool:
+    """Whether only the timeline tells if the order's creator is answered with an error."""
+    return order.status in (
+        *(OrderStatus.FAILING, OrderStatus.FAILED),
+        *(OrderStatus.CANCELLING, OrderStatus.CANCELLED),
+    )
+
+
+def failure(order: OrderRow, events: Iterable[EventRow]) -> ServiceError | None:
+    """The error that the creator of a finished order is answered, now and on every replay; none if it succeeded."""
+    if order.status in (OrderStatus.FAILING, OrderStatus.FAILED):
+        problem = next((event.problem for event in events if event.problem is not None), None)
+        error = error_from_problem(json.loads(problem)) if problem else OrderCancelled()
+        error.request_id = None
+        error.extra["order_id"] = order.order_id
+        return error
+    if order.status in (OrderStatus.CANCELLING, OrderStatus.CANCELLED):
+        if any(event.status is OrderStatus.COMPLETED for event in events):
+            return None
+        return OrderCancelled("The order was cancelled before it was completed.", order_id=order.order_id)
+    return None
+
+
+def _fingerprint(wanted: CreateOrder, lines: Mapping[str, int]) -> str:
+    """128 bits that two requests share only if they order the same."""
+    same: dict[str, Any] = wanted.model_dump(exclude={"sku", "quantity", "items"}) | {"lines": dict(lines)}
+    return hashlib.blake2b(json.dumps(same, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,179 @@
+"""Every SQL statement of the order service. ``lock_*`` holds its rows until the transaction ends."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from common.contracts.orders import OrderStatus
+from common.database import Row, Transaction, utc
+from order_service.domain import EventRow, NewOrder, OrderRow
+
+_COLUMNS = (
+    "order_id, user_id, status, total_amount, currency, payment_method, reason, fingerprint, "
+    "version, last_seq, attempts, created_at, updated_at"
+)
+
+
+def _order(row: Row) -> OrderRow:
+    values = list(row)
+    values[2] = OrderStatus(values[2])
+    values[-2:] = map(utc, values[-2:])
+    return OrderRow(*values)
+
+
+async def insert_orders(tx: Transaction, orders: Sequence[NewOrder], lease_s: float) -> int:
+    """Write the orders whose key is new; the others are left out."""
+    return await tx.execute_values(
+        "INSERT INTO orders (order_id, user_id, status, total_amount, currency, payment_method, idempotency_key, "
+        "fingerprint, lease_until) VALUES %s ON DUPLICATE KEY UPDATE version = version",
+        [
+            (
+                *(order.order_id, order.wanted.user_id, OrderStatus.CREATED, order.wanted.total_amount),
+                *(order.wanted.currency, order.wanted.payment_method, order.idempotency_key, order.fingerprint),
+                _microseconds(lease_s),
+            )
+            for order in orders
+        ],
+        "(%s, %s, %s, %s, %s, %s, %s, %s, NOW(6) + INTERVAL %s MICROSECOND)",
+    )
+
+
+async def insert_lines(tx: Transaction, orders: Sequence[NewOrder]) -> int:
+    """Raises DuplicateKey."""
+    return await tx.execute_values(
+        "INSERT INTO order_lines (order_id, sku, quantity) VALUES %s",
+        [(order.order_id, sku, quantity) for order in orders for sku, quantity in order.lines.items()],
+        "(%s, %s, %s)",
+    )
+
+
+async def insert_events(
+    tx: Transaction, events: Sequence[tuple[str, int, OrderStatus, str | None, str | None, str | None]]
+) -> int:
+    """Rows of (order_id, seq, status, reason, problem, trace_context). Raises DuplicateKey."""
+    return await tx.execute_values(
+        "INSERT INTO order_events (order_id, seq, status, reason, problem, trace_context) VALUES %s",
+        events,
+        "(%s, %s, %s, %s, %s, %s)",
+    )
+
+
+async def get_orders(tx: Transaction, order_ids: Collection[str]) -> dict[str, OrderRow]:
+    """The orders that exist, without their lines."""
+    rows = await tx.fetch_all(f"SELECT {_COLUMNS} FROM orders WHERE order_id IN %s", (list(order_ids),))
+    return {order.order_id: order for order in map(_order, rows)}
+
+
+async def get_order_of_key(tx: Transaction, user_id: str, idempotency_key: str) -> OrderRow | None:
+    row = await tx.fetch_one(
+        f"SELECT {_COLUMNS} FROM orders WHERE user_id = %s AND idempotency_key = %s", (user_id, idempotency_key)
+    )
+    return _order(row) if row else None
+
+
+async def lock_orders(tx: Transaction, order_ids: Collection[str]) -> dict[str, OrderRow]:
+    """The orders that exist, without their lines."""
+    rows = await tx.fetch_all(
+        f"SELECT {_COLUMNS} FROM orders WHERE order_id IN %s ORDER BY order_id FOR UPDATE", (sorted(order_ids),)
+    )
+    return {order.order_id: order for order in map(_order, rows)}
+
+
+async def list_orders(
+    tx: Transaction, *, user_id: str | None, status: OrderStatus | None, before: str | None, limit: int
+) -> list[OrderRow]:
+    """Newest first, without their lines."""
+    wanted = {"user_id = %s": user_id, "status = %s": status, "order_id < %s": before}
+    conditions = {condition: value for condition, value in wanted.items() if value is not None}
+    where = "WHERE " + " AND ".join(conditions) if conditions else ""
+    rows = await tx.fetch_all(
+        f"SELECT {_COLUMNS} FROM orders {where} ORDER BY order_id DESC LIMIT %s", [*conditions.values(), limit]
+    )
+    return [_order(row) for row in rows]
+
+
+async def with_lines(tx: Transaction, orders: Sequence[OrderRow]) -> list[OrderRow]:
+    """The same orders with their lines."""
+    if not orders:
+        return []
+    lines: dict[str, dict[str, int]] = {order.order_id: {} for order in orders}
+    for order_id, sku, quantity in await tx.fetch_all(
+        "SELECT order_id, sku, quantity FROM order_lines WHERE order_id IN %s ORDER BY order_id, sku", (list(lines),)
+    ):
+        lines[order_id][sku] = quantity
+    return [replace(order, lines=lines[order.order_id]) for order in orders]
+
+
+async def get_events(tx: Transaction, order_id: str) -> list[EventRow]:
+    rows = await tx.fetch_all(
+        "SELECT seq, status, reason, problem, created_at FROM order_events WHERE order_id = %s ORDER BY seq",
+        (order_id,),
+    )
+    return [
+        EventRow(seq, OrderStatus(status), reason, problem, utc(created_at))
+        for seq, status, reason, problem, created_at in rows
+    ]
+
+
+async def change_orders(
+    tx: Transaction,
+    order_ids: Collection[str],
+    status: OrderStatus,
+    *,
+    reason: str | None,
+    events: int,
+    lease_s: float | None,
+) -> int:
+    """Move locked orders to ``status``, over ``events`` transitions; without a lease they are final."""
+    return await tx.execute(
+        "UPDATE orders SET status = %s, reason = %s, version = version + 1, last_seq = last_seq + %s, "
+        "lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = NOW(6) WHERE order_id IN %s",
+        (status, reason, events, None if lease_s is None else _microseconds(lease_s), list(order_ids)),
+    )
+
+
+async def lock_expired(tx: Transaction, limit: int) -> list[OrderRow]:
+    """Orders whose lease has run out and that nobody else is taking up at this moment."""
+    rows = await tx.fetch_all(
+        f"SELECT {_COLUMNS} FROM orders WHERE lease_until <= NOW(6) "
+        "ORDER BY lease_until LIMIT %s FOR UPDATE SKIP LOCKED",
+        (limit,),
+    )
+    return [_order(row) for row in rows]
+
+
+async def mark_claimed(tx: Transaction, order_ids: Collection[str], lease_s: float) -> int:
+    """Take orders away from whoever drove them: their version is raised."""
+    return await tx.execute(
+        "UPDATE orders SET version = version + 1, attempts = LEAST(attempts + 1, 1000), "
+        "lease_until = NOW(6) + INTERVAL %s MICROSECOND WHERE order_id IN %s",
+        (_microseconds(lease_s), list(order_ids)),
+    )
+
+
+async def mark_postponed(tx: Transaction, order: OrderRow, delay_s: float) -> int:
+    """Leave the order to recovery, after a while."""
+    return await tx.execute(
+        "UPDATE orders SET attempts = GREATEST(attempts, 1), lease_until = NOW(6) + INTERVAL %s MICROSECOND "
+        "WHERE order_id = %s AND version = %s",
+        (_microseconds(delay_s), order.order_id, order.version),
+    )
+
+
+async def get_traces(tx: Transaction, order_ids: Collection[str]) -> dict[str, str]:
+    """The trace context in which each order began, where there was one."""
+    rows = await tx.fetch_all(
+        "SELECT order_id, trace_context FROM order_events "
+        "WHERE order_id IN %s AND seq = 1 AND trace_context IS NOT NULL",
+        (list(order_ids),),
+    )
+    return dict(rows)
+
+
+async def count_unfinished(tx: Transaction) -> dict[OrderStatus, int]:
+    """How many orders are not final yet, by status."""
+    rows = await tx.fetch_all("SELECT status, COUNT(*) FROM orders WHERE lease_until IS NOT NULL GROUP BY status")
+    return {OrderStatus(status): count for status, count in rows}
+
+
+def _microseconds(seconds: float) -> int:
+    return int(seconds * 1_000_000)

@@ -1,0 +1,26 @@
+"""Orders whose driver went silent, or that were left for later, are driven on the usual way."""
+
+from functools import partial
+
+from common.database import Database, Transaction
+from common.recovery import Claimed, Recovery
+from common.telemetry import Metrics
+from order_service import queries
+from order_service.checkout import Checkout
+from order_service.domain import OrderRow
+
+
+def make_recovery(database: Database, checkout: Checkout, metrics: Metrics, *, lease_s: float) -> Recovery[OrderRow]:
+    async def claim(limit: int) -> Claimed[OrderRow]:
+        return await database.transaction(partial(_claim, limit=limit, lease_s=lease_s))
+
+    return Recovery("orders", claim, checkout.advance, metrics)
+
+
+async def _claim(tx: Transaction, *, limit: int, lease_s: float) -> Claimed[OrderRow]:
+    order_ids = [order.order_id for order in await queries.lock_expired(tx, limit)]
+    if not order_ids:
+        return Claimed([], {})
+    await queries.mark_claimed(tx, order_ids, lease_s)
+    claimed = await queries.get_orders(tx, order_ids)
+    return Claimed(await queries.with_lines(tx, list(claimed.values())), await queries.get_traces(tx, order_ids))

@@ -1,0 +1,31 @@
+"""The order service's settings; variables start with ``ORDER_``."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from common.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="ORDER_")
+
+    port: int = Field(8081, ge=0, le=65535, description="port to listen on")
+
+    inventory_url: str = Field("http://127.0.0.1:8082", description="base URL of the inventory service")
+    payment_url: str = Field("http://127.0.0.1:8083", description="base URL of the payment service")
+    call_timeout_s: float = Field(
+        8.0, gt=0, description="seconds for a call to another service, retries included, until it counts as unknown"
+    )
+    checkout_timeout_s: float = Field(
+        10.0, gt=0, description="seconds after which a checkout that is still going on is answered with 202"
+    )
+
+    lease_s: float = Field(
+        20.0, gt=0, description="seconds after which recovery takes over an order whose driver is silent"
+    )
+    recovery_interval_s: float = Field(1.0, gt=0, description="seconds between two looks for expired leases")
+    retry_first_s: float = Field(
+        0.5, gt=0, description="seconds until an unknown outcome is asked for; doubles with each attempt"
+    )
+    retry_most_s: float = Field(30.0, gt=0, description="seconds between two attempts at the most")
+    crash_point: str | None = Field(None, description="for tests: the named point at which the process kills itself")

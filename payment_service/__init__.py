@@ -1,0 +1,1 @@
+"""The payment service: charged at most once; an unknown outcome stays unknown until the gateway was asked."""

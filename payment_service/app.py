@@ -1,0 +1,83 @@
+"""The payment service put together: what is built and wired, and the route table."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from common.background import crash_points, running
+from common.contracts.base import Outcomes
+from common.contracts.payments import (
+    CancelPayment,
+    CreatePayment,
+    CreatePaymentBatch,
+    NothingCaptured,
+    Payment,
+    PaymentCancelled,
+    PaymentDeclined,
+    PaymentNotFound,
+    PaymentQuery,
+    RefundExceedsCharge,
+    RefundPayment,
+)
+from common.database import Database
+from common.errors import IdempotencyMismatch
+from common.telemetry import Metrics
+from common.web import BATCH_BODY_BYTES_MAX, Route
+from common.web import make_app as make_web_app
+from payment_service.charges import Charges
+from payment_service.handlers import Handlers
+from payment_service.recovery import make_recovery
+from payment_service.sandbox import SandboxGateway
+from payment_service.settings import Settings
+
+SCHEMA_REVISION = "0004_create_sandbox_gateway"
+
+
+def routes(handlers: Handlers) -> list[Route]:
+    return [
+        Route(
+            "POST", "/payments", handlers.create, "Charge an order, once",
+            body=CreatePayment, replies={201: Payment, 202: Payment},
+            errors=[PaymentDeclined, PaymentCancelled, IdempotencyMismatch],
+        ),
+        Route(
+            "POST", "/payments/batch", handlers.create_batch, "Several charges at once",
+            body=CreatePaymentBatch, replies={200: Outcomes[Payment]}, body_bytes_max=BATCH_BODY_BYTES_MAX,
+        ),
+        Route(
+            "GET", "/payments", handlers.get, "The payment of an order",
+            query=PaymentQuery, replies={200: Payment}, errors=[PaymentNotFound],
+        ),
+        Route(
+            "POST", "/payments/refund", handlers.refund, "Give money back, never more than was captured",
+            body=RefundPayment, replies={200: Payment, 202: Payment},
+            errors=[PaymentNotFound, NothingCaptured, RefundExceedsCharge],
+        ),
+        Route(
+            "POST", "/payments/cancel", handlers.cancel, "See to it that an order is not charged",
+            body=CancelPayment, replies={200: Payment, 202: Payment},
+        ),
+    ]  # fmt: skip
+
+
+def make_app(settings: Settings) -> web.Application:
+    metrics = Metrics("payment")
+    database = Database.from_settings(settings, metrics)
+    gateway = SandboxGateway(database, latency_s=settings.sandbox_latency_s, slow_s=settings.sandbox_slow_s)
+    charges = Charges(database, gateway, settings, crash_points(settings.crash_point))
+    recovery = make_recovery(database, charges, metrics, lease_s=settings.lease_s)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with database, running(recovery.run(settings.recovery_interval_s)):
+            yield
+
+    return make_web_app(
+        title="VV-Ecommerce payment",
+        routes=routes(Handlers(charges)),
+        metrics=metrics,
+        why_not_ready=database.readiness(SCHEMA_REVISION),
+        lifespan=lifespan,
+        requests_in_flight_max=settings.requests_in_flight_max,
+    )

@@ -1,0 +1,109 @@
+"""The rules of a payment, without any I/O."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from common.contracts.payments import (
+    CreatePayment,
+    Payment,
+    PaymentCancelled,
+    PaymentDeclined,
+    PaymentStatus,
+)
+from common.errors import IdempotencyMismatch, ServiceError
+
+TRANSITIONS: dict[PaymentStatus, frozenset[PaymentStatus]] = {
+    PaymentStatus.PENDING: frozenset({PaymentStatus.CAPTURED, PaymentStatus.DECLINED, PaymentStatus.CANCELLING}),
+    PaymentStatus.CAPTURED: frozenset({PaymentStatus.REFUNDING}),
+    PaymentStatus.DECLINED: frozenset(),
+    PaymentStatus.CANCELLING: frozenset({PaymentStatus.REFUNDING, PaymentStatus.DECLINED, PaymentStatus.VOIDED}),
+    # A second refund may be decided while the first is under way.
+    PaymentStatus.REFUNDING: frozenset({PaymentStatus.REFUNDING, PaymentStatus.CAPTURED, PaymentStatus.REFUNDED}),
+    PaymentStatus.REFUNDED: frozenset(),
+    PaymentStatus.VOIDED: frozenset(),
+}
+
+# Somebody must still do something about these.
+OUTSTANDING = {PaymentStatus.PENDING, PaymentStatus.CANCELLING, PaymentStatus.REFUNDING}
+
+
+class LostRace(Exception):
+    """Somebody else has moved the payment since it was read."""
+
+
+@dataclass(frozen=True)
+class PaymentRow:
+    """A row of ``payments``, columns in this order."""
+
+    order_id: str
+    payment_id: str
+    amount: int
+    currency: str
+    payment_method: str
+    status: PaymentStatus
+    refunded_amount: int
+    reason: str | None
+    version: int
+    last_seq: int
+    attempts: int
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def charge_key(self) -> str:
+        return f"{self.order_id}:charge"
+
+    def refund_key(self, n: int) -> str:
+        return f"{self.order_id}:refund:{n}"
+
+    @property
+    def refundable(self) -> int:
+        return self.amount - self.refunded_amount
+
+    def to_contract(self) -> Payment:
+        return Payment.model_validate(self, from_attributes=True)
+
+
+@dataclass(frozen=True)
+class Move:
+    """A transition that was decided on: written only if the payment still has the version that was read.
+
+    ``refund`` is an amount newly promised back, ``refunds_done`` the numbers of refunds that the gateway confirmed.
+    """
+
+    payment: PaymentRow
+    to: PaymentStatus
+    reason: str | None = None
+    refund: int = 0
+    refund_request_id: str | None = None
+    refunds_done: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.to in TRANSITIONS[self.payment.status], f"{self.payment.status} -> {self.to}"
+
+
+@dataclass(frozen=True)
+class Refund:
+    """A row of ``refunds``."""
+
+    n: int
+    amount: int
+
+
+def answer(wanted: CreatePayment, payment: PaymentRow | ServiceError) -> Payment | ServiceError:
+    """What a charge of this order is answered, now and whenever it is asked for again."""
+    if isinstance(payment, ServiceError):
+        return payment
+    if payment.status in (PaymentStatus.VOIDED, PaymentStatus.CANCELLING):
+        return PaymentCancelled(f"The payment of order {payment.order_id} was cancelled.")
+    if not _is_same(wanted, payment):
+        return IdempotencyMismatch(f"Order {payment.order_id} has a payment with another amount, currency or method.")
+    if payment.status is PaymentStatus.DECLINED:
+        return PaymentDeclined(f"The payment was declined: {payment.reason}.", reason=payment.reason)
+    return payment.to_contract()
+
+
+def _is_same(wanted: CreatePayment, payment: PaymentRow) -> bool:
+    asked: tuple[Any, ...] = (wanted.amount, wanted.currency, wanted.payment_method)
+    return asked == (payment.amount, payment.currency, payment.payment_method)

@@ -1,0 +1,45 @@
+"""From HTTP to a use case and back."""
+
+from common.contracts.payments import (
+    CancelPayment,
+    CreatePayment,
+    CreatePaymentBatch,
+    Payment,
+    PaymentQuery,
+    PaymentStatus,
+    RefundPayment,
+)
+from common.errors import unwrap
+from common.web import Call, Reply, batch_reply
+from payment_service.charges import Charges
+from payment_service.domain import OUTSTANDING
+
+
+class Handlers:
+    def __init__(self, charges: Charges) -> None:
+        self._charges = charges
+
+    async def create(self, call: Call[CreatePayment, None, None]) -> Reply:
+        [outcome] = await self._charges.charge([call.body])
+        payment = unwrap(outcome)
+        return Reply(_status_of_charge(payment), payment)
+
+    async def create_batch(self, call: Call[CreatePaymentBatch, None, None]) -> Reply:
+        return batch_reply(await self._charges.charge(call.body.items), _status_of_charge)
+
+    async def get(self, call: Call[None, PaymentQuery, None]) -> Reply:
+        return Reply(200, await self._charges.get(call.query.order_id))
+
+    async def refund(self, call: Call[RefundPayment, None, None]) -> Reply:
+        return _done_or_accepted(await self._charges.refund(call.body))
+
+    async def cancel(self, call: Call[CancelPayment, None, None]) -> Reply:
+        return _done_or_accepted(await self._charges.cancel(call.body.order_id))
+
+
+def _status_of_charge(payment: Payment) -> int:
+    return 202 if payment.status is PaymentStatus.PENDING else 201
+
+
+def _done_or_accepted(payment: Payment) -> Reply:
+    return Reply(202 if payment.status in OUTSTANDING else 200, payment)

@@ -1,0 +1,152 @@
+"""Every SQL statement of the payment service. ``lock_*`` holds its rows until the transaction ends."""
+
+from collections.abc import Collection, Sequence
+
+from common.contracts.payments import CreatePayment, PaymentStatus
+from common.database import Row, Transaction, utc
+from payment_service.domain import PaymentRow, Refund
+
+_COLUMNS = (
+    "order_id, payment_id, amount, currency, payment_method, status, refunded_amount, reason, "
+    "version, last_seq, attempts, created_at, updated_at"
+)
+
+
+def _payment(row: Row) -> PaymentRow:
+    values = list(row)
+    values[5] = PaymentStatus(values[5])
+    values[-2:] = map(utc, values[-2:])
+    return PaymentRow(*values)
+
+
+async def insert_payments(tx: Transaction, items: Sequence[tuple[str, CreatePayment]], lease_s: float) -> int:
+    """Write a pending payment (its id, the wish) for each order that has none; the others stay as they are."""
+    return await tx.execute_values(
+        "INSERT INTO payments (order_id, payment_id, amount, currency, payment_method, status, lease_until) "
+        "VALUES %s ON DUPLICATE KEY UPDATE version = version",
+        [
+            (
+                *(item.order_id, payment_id, item.amount, item.currency, item.payment_method),
+                *(PaymentStatus.PENDING, _microseconds(lease_s)),
+            )
+            for payment_id, item in items
+        ],
+        "(%s, %s, %s, %s, %s, %s, NOW(6) + INTERVAL %s MICROSECOND)",
+    )
+
+
+async def insert_void(tx: Transaction, order_id: str, payment_id: str) -> int:
+    """Write a voided payment for an order that has none, so that a late charge finds it."""
+    return await tx.execute(
+        "INSERT INTO payments (order_id, payment_id, amount, currency, payment_method, status) "
+        "VALUES (%s, %s, 0, 'XXX', '-', %s) ON DUPLICATE KEY UPDATE version = version",
+        (order_id, payment_id, PaymentStatus.VOIDED),
+    )
+
+
+async def get_payments(tx: Transaction, order_ids: Collection[str]) -> dict[str, PaymentRow]:
+    rows = await tx.fetch_all(f"SELECT {_COLUMNS} FROM payments WHERE order_id IN %s", (list(order_ids),))
+    return {payment.order_id: payment for payment in map(_payment, rows)}
+
+
+async def lock_payments(tx: Transaction, order_ids: Collection[str]) -> dict[str, PaymentRow]:
+    rows = await tx.fetch_all(
+        f"SELECT {_COLUMNS} FROM payments WHERE order_id IN %s ORDER BY order_id FOR UPDATE", (sorted(order_ids),)
+    )
+    return {payment.order_id: payment for payment in map(_payment, rows)}
+
+
+async def change_payments(
+    tx: Transaction,
+    order_ids: Collection[str],
+    status: PaymentStatus,
+    *,
+    reason: str | None,
+    refund: int,
+    lease_s: float | None,
+) -> int:
+    """Move locked payments to ``status``; without a lease nothing is outstanding any more."""
+    return await tx.execute(
+        "UPDATE payments SET status = %s, reason = %s, refunded_amount = refunded_amount + %s, "
+        "version = version + 1, last_seq = last_seq + 1, attempts = 0, "
+        "lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = NOW(6) WHERE order_id IN %s",
+        (status, reason, refund, None if lease_s is None else _microseconds(lease_s), list(order_ids)),
+    )
+
+
+async def insert_events(
+    tx: Transaction, events: Sequence[tuple[str, int, PaymentStatus, int, str | None, str | None]]
+) -> int:
+    """Rows of (order_id, seq, status, amount, reason, trace_context). Raises DuplicateKey."""
+    return await tx.execute_values(
+        "INSERT INTO payment_events (order_id, seq, status, amount, reason, trace_context) VALUES %s",
+        events,
+        "(%s, %s, %s, %s, %s, %s)",
+    )
+
+
+async def insert_refund(tx: Transaction, order_id: str, amount: int, request_id: str | None) -> int:
+    """Number the refund within its order. The payment must be locked. Raises DuplicateKey for a used request_id."""
+    row = await tx.fetch_one("SELECT COALESCE(MAX(n), 0) + 1 FROM refunds WHERE order_id = %s", (order_id,))
+    assert row is not None
+    return await tx.execute(
+        "INSERT INTO refunds (order_id, n, request_id, amount) VALUES (%s, %s, %s, %s)",
+        (order_id, row[0], request_id, amount),
+    )
+
+
+async def get_refund_of_request(tx: Transaction, order_id: str, request_id: str) -> Refund | None:
+    row = await tx.fetch_one(
+        "SELECT n, amount FROM refunds WHERE order_id = %s AND request_id = %s", (order_id, request_id)
+    )
+    return Refund(*row) if row else None
+
+
+async def get_open_refunds(tx: Transaction, order_id: str) -> list[Refund]:
+    rows = await tx.fetch_all("SELECT n, amount FROM refunds WHERE order_id = %s AND NOT done ORDER BY n", (order_id,))
+    return [Refund(*row) for row in rows]
+
+
+async def mark_refunds_done(tx: Transaction, order_id: str, numbers: Collection[int]) -> int:
+    return await tx.execute("UPDATE refunds SET done = TRUE WHERE order_id = %s AND n IN %s", (order_id, list(numbers)))
+
+
+async def lock_expired(tx: Transaction, limit: int) -> list[PaymentRow]:
+    """Payments whose lease has run out and that nobody else is taking up at this moment."""
+    rows = await tx.fetch_all(
+        f"SELECT {_COLUMNS} FROM payments WHERE lease_until <= NOW(6) "
+        "ORDER BY lease_until LIMIT %s FOR UPDATE SKIP LOCKED",
+        (limit,),
+    )
+    return [_payment(row) for row in rows]
+
+
+async def mark_claimed(tx: Transaction, order_ids: Collection[str], lease_s: float) -> int:
+    """Take payments away from whoever drove them: their version is raised."""
+    return await tx.execute(
+        "UPDATE payments SET version = version + 1, attempts = attempts + 1, "
+        "lease_until = NOW(6) + INTERVAL %s MICROSECOND WHERE order_id IN %s",
+        (_microseconds(lease_s), list(order_ids)),
+    )
+
+
+async def mark_postponed(tx: Transaction, payment: PaymentRow, delay_s: float) -> int:
+    """Leave the payment to recovery, after a while."""
+    return await tx.execute(
+        "UPDATE payments SET lease_until = NOW(6) + INTERVAL %s MICROSECOND WHERE order_id = %s AND version = %s",
+        (_microseconds(delay_s), payment.order_id, payment.version),
+    )
+
+
+async def get_traces(tx: Transaction, order_ids: Collection[str]) -> dict[str, str]:
+    """The trace context in which each payment began, where there was one."""
+    rows = await tx.fetch_all(
+        "SELECT order_id, trace_context FROM payment_events "
+        "WHERE order_id IN %s AND seq = 1 AND trace_context IS NOT NULL",
+        (list(order_ids),),
+    )
+    return dict(rows)
+
+
+def _microseconds(seconds: float) -> int:
+    return int(seconds * 1_000_000)

@@ -1,0 +1,26 @@
+"""Payments whose driver went silent, or that were left for later, are driven on the usual way."""
+
+from functools import partial
+
+from common.database import Database, Transaction
+from common.recovery import Claimed, Recovery
+from common.telemetry import Metrics
+from payment_service import queries
+from payment_service.charges import Charges
+from payment_service.domain import PaymentRow
+
+
+def make_recovery(database: Database, charges: Charges, metrics: Metrics, *, lease_s: float) -> Recovery[PaymentRow]:
+    async def claim(limit: int) -> Claimed[PaymentRow]:
+        return await database.transaction(partial(_claim, limit=limit, lease_s=lease_s))
+
+    return Recovery("payments", claim, charges.advance, metrics)
+
+
+async def _claim(tx: Transaction, *, limit: int, lease_s: float) -> Claimed[PaymentRow]:
+    order_ids = [payment.order_id for payment in await queries.lock_expired(tx, limit)]
+    if not order_ids:
+        return Claimed([], {})
+    await queries.mark_claimed(tx, order_ids, lease_s)
+    claimed = await queries.get_payments(tx, order_ids)
+    return Claimed(list(claimed.values()), await queries.get_traces(tx, order_ids))

@@ -1,0 +1,34 @@
+"""The payment service's settings; variables start with ``PAYMENT_``."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from common.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="PAYMENT_")
+
+    port: int = Field(8083, ge=0, le=65535, description="port to listen on")
+
+    gateway_timeout_s: float = Field(
+        10.0, gt=0, description="seconds after which the outcome of a call to the gateway counts as unknown"
+    )
+    sandbox_latency_s: float = Field(0.0, ge=0, description="seconds that the sandbox gateway takes for a call")
+    sandbox_slow_s: float = Field(3.0, ge=0, description="seconds that it takes longer for `tok_slow`")
+
+    lease_s: float = Field(
+        20.0, gt=0, description="seconds after which recovery takes over a payment whose driver is silent"
+    )
+    recovery_interval_s: float = Field(1.0, gt=0, description="seconds between two looks for expired leases")
+    retry_first_s: float = Field(
+        0.5, gt=0, description="seconds until an unknown outcome is asked for; doubles with each attempt"
+    )
+    retry_most_s: float = Field(30.0, gt=0, description="seconds between two attempts at the most")
+    charge_attempts_max: int = Field(
+        3, ge=1, description="times a charge is sent, always with the same key, while the gateway does not know it"
+    )
+    settle_attempts_max: int = Field(
+        6, ge=2, description="times the gateway is asked before a charge that it does not know counts as never made"
+    )
+    crash_point: str | None = Field(None, description="for tests: the named point at which the process kills itself")
