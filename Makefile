@@ -1,0 +1,86 @@
+# What people and CI call. Everything is installed into .venv; `make clean` removes it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.PHONY: help setup up demo test lint check lock clean
+
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
+# Given to vv or pytest: make up ARGS="--port-offset 100", make test ARGS="-k checkout -x"
+ARGS ?=
+
+help: ## This list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+
+setup: $(VENV)/.runtime ## Install the vv command and what it needs into .venv
+
+up: setup ## Run the whole stack until Ctrl-C; data stays in .data
+	@exec $(VENV)/bin/vv up $(ARGS)
+
+demo: setup ## Hold a flash sale and check the books
+	@exec $(VENV)/bin/vv demo $(ARGS)
+
+test: $(VENV)/.dev ## Run every test
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev ## Check style and types
+	@$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+check: lint test ## What CI runs
+
+lock: $(VENV)/.runtime ## Resolve the versions in requirements/ anew
+	@$(PIP) uv
+	compile() {
+		local output=requirements/$$1.txt; shift
+		echo '# Made by "make lock" from setup.cfg.' > "$$output.new"
+		# setuptools installs the project itself.
+		echo setuptools | $(VENV)/bin/uv pip compile --quiet setup.cfg - "$$@" --universal --python-version 3.11 \
+			--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links >> "$$output.new"
+		mv "$$output.new" "$$output"
+	}
+	compile runtime
+	compile dev --extra test --extra lint --constraint requirements/runtime.txt
+
+clean: ## Remove .venv and caches; .data stays
+	@rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.runtime: requirements/runtime.txt setup.cfg pyproject.toml | $(VENV)/bin/python
+	@echo 'Installing what requirements/runtime.txt pins.'
+	$(PIP) --require-hashes -r requirements/runtime.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+	@echo 'Installing what requirements/dev.txt pins.'
+	$(PIP) --require-hashes -r requirements/dev.txt
+	touch $@
+
+# The first Python that is new enough, or PYTHON=… A bare Debian has no venv for it until its package is there.
+$(VENV)/bin/python:
+	@for python in $${PYTHON:-python3.13 python3.12 python3.11 python3}; do
+		version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))' \
+			2> /dev/null) && break
+		python=
+	done
+	if [ -z "$$python" ]; then
+		echo 'Python 3.11 or newer was not found; install it, or name it: make setup PYTHON=/path/to/python3' >&2
+		exit 1
+	fi
+	if ! "$$python" -c 'import ensurepip, venv' 2> /dev/null; then
+		root=; [ "$$(id -u)" = 0 ] || root='sudo -n'
+		if ! command -v apt-get > /dev/null || ! $$root true 2> /dev/null; then
+			echo "Python's venv module is not there; install it first (Debian, Ubuntu: apt-get install python3-venv)." >&2
+			exit 1
+		fi
+		echo "Installing the Debian package python$$version-venv."
+		install="$$root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends"
+		$$install "python$$version-venv" > /dev/null 2>&1 ||
+			{ $$root apt-get -qq update && $$install "python$$version-venv" > /dev/null; }
+	fi
+	rm -rf $(VENV)
+	"$$python" -m venv $(VENV)

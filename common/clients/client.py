@@ -1,0 +1,175 @@
+"""What the three asynchronous clients share: one call, repeated within its deadline."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Mapping
+from itertools import count
+from types import TracebackType
+from typing import ClassVar, Self, TypeVar
+
+import aiohttp
+from pydantic import BaseModel
+from uuid_utils import uuid7
+from yarl import URL
+
+from common import context
+from common.clients.breaker import CircuitBreaker
+from common.clients.replies import read_reply
+from common.clients.retry import RetryBudget, RetryPolicy
+from common.clients.transport import Request, Transport, was_sent
+from common.errors import DeadlineExceeded, ServiceError
+
+M = TypeVar("M", bound=BaseModel)
+
+log = logging.getLogger(__name__)
+
+DEFAULT_RETRY = RetryPolicy()
+_READY_TIMEOUT_S = 2.0
+
+
+class AsyncClient:
+    """A client of one service; tasks may share it. It belongs to the event loop of its first call.
+
+    ``base_url`` may have a path prefix. ``timeout_s`` is the deadline of a whole call: all its attempts and the waits
+    between them. A ``session`` of the caller's own is used as it is, and not closed. ``breaker`` is the circuit
+    breaker, one a client unless given.
+
+    Use it with ``async with``, or call :meth:`close`. Every call raises the errors of ``common.errors``:
+    InvalidRequest before anything is sent; the service's own refusals (``is_refusal``); and ServiceUnavailable or
+    DeadlineExceeded once retries ran out, after which nobody knows whether the call took effect.
+    """
+
+    default_url: ClassVar[str]
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        timeout_s: float = 10.0,
+        retry: RetryPolicy = DEFAULT_RETRY,
+        session: aiohttp.ClientSession | None = None,
+        connections_max: int = 512,
+        breaker: CircuitBreaker | None = None,
+    ) -> None:
+        if not 0 < timeout_s < math.inf:
+            raise ValueError("timeout_s must be a positive number of seconds")
+        self._base_url = _check_base_url(base_url or self.default_url)
+        self._timeout_s = timeout_s
+        # A caller in more of a hurry than this learns nothing about the health of the service from a timeout.
+        self._fair_timeout_s = min(1.0, timeout_s / 2)
+        self._retry = retry
+        self._budget = RetryBudget(retry.budget_ratio, retry.budget_burst)
+        self._breaker = breaker or CircuitBreaker()
+        self._transport = Transport(session, connections_max)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections. Calls after this raise RuntimeError."""
+        await self._transport.close()
+
+    async def ready(self) -> bool:
+        """Whether the service answers and says that it can work. One attempt of at most 2 seconds."""
+        request = Request("GET", self._url("/readyz"), _context_headers())
+        try:
+            reply = await self._transport.request(request, min(self._timeout_s, _READY_TIMEOUT_S))
+        except ServiceError:
+            return False
+        return reply.status == 200
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        contract: type[M],
+        *,
+        body: BaseModel | None = None,
+        query: BaseModel | None = None,
+        headers: Mapping[str, str] | None = None,
+        is_idempotent: bool = True,
+    ) -> M:
+        """Send a request until it is answered or refused, or attempts, time or the retry budget run out.
+
+        A call that is not idempotent is repeated only if it certainly did not reach the server.
+        """
+        deadline = time.monotonic() + context.seconds_left(self._timeout_s)
+        all_headers = _context_headers()
+        if headers is not None:
+            all_headers.update(headers)
+        data = None
+        if body is not None:
+            data = body.model_dump_json(exclude_none=True).encode()
+            all_headers["Content-Type"] = "application/json"
+        request = Request(method, self._url(path, query), all_headers, data)
+        attempt_timeout_s = self._retry.attempt_timeout_s if is_idempotent else self._timeout_s
+        self._budget.deposit()
+        for attempt in count(1):
+            left_s = deadline - time.monotonic()
+            all_headers[context.DEADLINE_HEADER] = str(max(1, int(left_s * 1000)))
+            try:
+                return await self._attempt(request, contract, min(left_s, attempt_timeout_s))
+            except ServiceError as error:
+                error.request_id = error.request_id or all_headers[context.REQUEST_ID_HEADER]
+                wait_s = self._retry.wait_s(attempt, error.retry_after_s)
+                if not (
+                    error.retryable
+                    and (is_idempotent or not was_sent(error))
+                    and attempt < self._retry.attempts_max
+                    and time.monotonic() + wait_s < deadline
+                    and not self._breaker.is_open
+                    and self._budget.withdraw()
+                ):
+                    raise
+                log.debug("attempt %d failed, again in %.3f s: %s", attempt, wait_s, error.detail)
+            await asyncio.sleep(wait_s)
+        raise AssertionError("unreachable")
+
+    async def _attempt(self, request: Request, contract: type[M], timeout_s: float) -> M:
+        if timeout_s <= 0:
+            raise DeadlineExceeded(f"The deadline had passed before {request.name} was sent.")
+        ticket = self._breaker.admit()
+        try:
+            reply = await self._transport.request(request, timeout_s)
+            result = read_reply(request, reply, contract)
+        except ServiceError as error:
+            if error.status < 500:
+                self._breaker.succeeded(ticket)
+            elif isinstance(error, DeadlineExceeded) and timeout_s < self._fair_timeout_s:
+                self._breaker.abandoned(ticket)
+            else:
+                self._breaker.failed(ticket)
+            raise
+        except BaseException:
+            self._breaker.abandoned(ticket)
+            raise
+        self._breaker.succeeded(ticket)
+        return result
+
+    def _url(self, path: str, query: BaseModel | None = None) -> URL:
+        url = URL(self._base_url + path)
+        if query is None:
+            return url
+        return url.with_query(query.model_dump(mode="json", exclude_none=True))
+
+
+def _context_headers() -> dict[str, str]:
+    headers = {context.REQUEST_ID_HEADER: context.request_id.get() or str(uuid7())}
+    trace = context.trace_context.get()
+    if trace is not None:
+        headers[context.TRACE_HEADER] = trace
+    return headers
+
+
+def _check_base_url(text: str) -> str:
+    url = URL(text)
+    if url.scheme not in ("http", "https") or not url.host or url.query_string or url.fragment:
+        raise ValueError("base_url must look like http://host:port, optionally with a path")
+    return text.rstrip("/")

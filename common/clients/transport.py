@@ -1,0 +1,99 @@
+"""The one place where the client library does I/O: an HTTP request goes out, a reply or an error comes back."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import aiohttp
+from yarl import URL
+
+from common.errors import DeadlineExceeded, ServiceError, ServiceUnavailable
+
+
+class Request(NamedTuple):
+    """What goes out."""
+
+    method: str
+    url: URL
+    headers: Mapping[str, str]
+    body: bytes | None = None
+
+    @property
+    def name(self) -> str:
+        """For people to read. Not the whole URL, which may carry a password or a query."""
+        return f"{self.method} {self.url.path} at {self.url.host}:{self.url.port}"
+
+
+class Reply(NamedTuple):
+    """What came back, read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Transport:
+    """Sends requests through one aiohttp session, made when it is first needed."""
+
+    def __init__(self, session: aiohttp.ClientSession | None, connections_max: int) -> None:
+        self._session = session
+        self._owns_session = session is None
+        self._connections_max = connections_max
+        self._is_closed = False
+
+    async def request(self, request: Request, timeout_s: float) -> Reply:
+        """Send a request and read the whole reply.
+
+        Raises DeadlineExceeded after ``timeout_s`` seconds and ServiceUnavailable when the reply is missing or
+        breaks off. Either way the server may have done what it was asked; only :func:`was_sent` can rule it out.
+        """
+        try:
+            async with self._open_session().request(
+                request.method,
+                request.url,
+                headers=request.headers,
+                data=request.body,
+                # aiohttp rounds timeouts above 5 seconds up to whole ticks of its clock unless told otherwise.
+                timeout=aiohttp.ClientTimeout(total=timeout_s, ceil_threshold=math.inf),
+                # A redirected POST would arrive as a GET, and its reply would be taken for the POST's.
+                allow_redirects=False,
+                raise_for_status=False,
+            ) as response:
+                return Reply(response.status, response.headers, await response.read())
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"{request.name} was not answered within {timeout_s:.3g} s.") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ServiceUnavailable(f"{request.name} was not answered: {_reason(error)}.") from error
+
+    async def close(self) -> None:
+        self._is_closed = True
+        if self._owns_session and self._session is not None:
+            await self._session.close()
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._is_closed:
+            raise RuntimeError("The client is closed.")
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections_max),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+            # aiohttp sends a GET whose connection broke once more by itself, past our budget and breaker, and has no
+            # public switch for it. In a session that the caller brought it stays on; it never repeats POST or PATCH.
+            self._session._retry_connection = False
+        return self._session
+
+
+def was_sent(error: ServiceError) -> bool:
+    """Whether the request may have reached the server: ``False`` only when there was no connection at all."""
+    return not isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return "the connection failed"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the reply broke off"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "the reply is not HTTP"
+    return "the connection was lost"

@@ -1,0 +1,100 @@
+"""A real MariaDB for the whole run, the three services as real processes, and factories with defaults."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from common.clients import AsyncInventoryClient, AsyncOrderClient, AsyncPaymentClient, StockLevel
+from common.database import Database
+from common.telemetry import Metrics
+from tests.processes import Services
+from vv import databases, migrate
+from vv.audit import Report, audit
+from vv.audit_facts import Books
+from vv.databases import SERVICES, Databases
+from vv.mariadb import Mariadb
+
+MakeSku = Callable[..., Awaitable[str]]
+Audit = Callable[[], Awaitable[Report]]
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mariadb]:
+    """A private database server, only on a socket."""
+    server = Mariadb(tmp_path_factory.mktemp("stack"))
+    with server.running():
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated(mariadb: Mariadb) -> Databases:
+    """The three databases with their tables and accounts."""
+    found = databases.embedded(mariadb)
+    for service in SERVICES:
+        migrate.apply(service, found.migration_urls[service])
+    mariadb.grant(afresh=False)
+    return found
+
+
+@pytest.fixture(scope="session")
+def services(migrated: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """The three services, running for the whole session. A test that kills one starts it again."""
+    running = Services(migrated.service_urls, tmp_path_factory.mktemp("logs"))
+    try:
+        yield running.start()
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+async def orders(services: Services) -> AsyncIterator[AsyncOrderClient]:
+    async with AsyncOrderClient(services.order.url, timeout_s=60) as client:
+        yield client
+
+
+@pytest.fixture
+async def inventory(services: Services) -> AsyncIterator[AsyncInventoryClient]:
+    async with AsyncInventoryClient(services.inventory.url, timeout_s=60) as client:
+        yield client
+
+
+@pytest.fixture
+async def payments(services: Services) -> AsyncIterator[AsyncPaymentClient]:
+    async with AsyncPaymentClient(services.payment.url, timeout_s=60) as client:
+        yield client
+
+
+@pytest.fixture
+def make_sku(inventory: AsyncInventoryClient) -> MakeSku:
+    """Creates a SKU with a name of its own and gives the name."""
+
+    async def make(quantity: int = 100, *, prefix: str = "SKU") -> str:
+        level: StockLevel = await inventory.create(
+            product_id="product", sku=f"{prefix}-{uuid4().hex[:12]}", quantity=quantity
+        )
+        return level.sku
+
+    return make
+
+
+@pytest.fixture
+async def audit_books(migrated: Databases) -> AsyncIterator[Audit]:
+    """Audits everything that all tests so far have done."""
+    async with (
+        open_database(migrated.service_urls["order"]) as order,
+        open_database(migrated.service_urls["inventory"]) as inventory,
+        open_database(migrated.service_urls["payment"]) as payment,
+    ):
+        yield lambda: audit(Books(order, inventory, payment))
+
+
+def open_database(url: str, *, pool_size_max: int = 8) -> Database:
+    return Database(
+        url, Metrics("test"), pool_size_max=pool_size_max, pool_wait_s=10, lock_wait_s=5, transaction_timeout_s=30
+    )
+
+
+def log_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")

@@ -1,0 +1,120 @@
+"""The services as real processes, started and killed as the tests like."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+_READY_WITHIN_S = 20.0
+
+# Short leases, so that a test need not wait for recovery as long as a shop would.
+FAST_RECOVERY = {
+    "ORDER_LEASE_S": "1.5",
+    "ORDER_RECOVERY_INTERVAL_S": "0.1",
+    "ORDER_RETRY_FIRST_S": "0.1",
+    "ORDER_RETRY_MOST_S": "0.5",
+    "PAYMENT_LEASE_S": "1.5",
+    "PAYMENT_RECOVERY_INTERVAL_S": "0.1",
+    "PAYMENT_RETRY_FIRST_S": "0.1",
+    "PAYMENT_RETRY_MOST_S": "0.5",
+    "PAYMENT_SANDBOX_SLOW_S": "1",
+    "ORDER_DRAIN_DELAY_S": "0",
+    "INVENTORY_DRAIN_DELAY_S": "0",
+    "PAYMENT_DRAIN_DELAY_S": "0",
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class ServiceProcess:
+    """``python -m NAME_service`` on a port of its own."""
+
+    def __init__(self, name: str, environment: Mapping[str, str], log: Path) -> None:
+        self.name = name
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        self.is_as_usual = True
+        self._environment = {**environment, f"{name.upper()}_PORT": str(self.port)}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    def start(self, **settings: str) -> Self:
+        """Start it with further environment variables, and wait until it is ready."""
+        self.is_as_usual = not settings
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", f"{self.name}_service"],
+                env={**os.environ, **self._environment, **settings},
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + _READY_WITHIN_S
+        while not self.is_ready():
+            assert self._process.poll() is None, self.log.read_text()[-2_000:]
+            assert time.monotonic() < deadline, f"{self.name} is not ready: {self.log.read_text()[-2_000:]}"
+            time.sleep(0.05)
+        return self
+
+    def is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=1) as reply:
+                return bool(reply.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def kill(self) -> None:
+        """``kill -9``."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def wait_for_end(self, timeout_s: float = 10.0) -> int:
+        """The exit code; negative for a signal."""
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+class Services:
+    """The three services, wired to each other and to the databases of a stack."""
+
+    def __init__(self, database_urls: Mapping[str, str], folder: Path) -> None:
+        environment = {f"{name.upper()}_DATABASE_URL": url for name, url in database_urls.items()} | FAST_RECOVERY
+        self.inventory = ServiceProcess("inventory", environment, folder / "inventory.log")
+        self.payment = ServiceProcess("payment", environment, folder / "payment.log")
+        environment |= {"ORDER_INVENTORY_URL": self.inventory.url, "ORDER_PAYMENT_URL": self.payment.url}
+        self.order = ServiceProcess("order", environment, folder / "order.log")
+
+    @property
+    def all(self) -> list[ServiceProcess]:
+        return [self.inventory, self.payment, self.order]
+
+    def start(self) -> Self:
+        for service in self.all:
+            service.start()
+        return self
+
+    def stop(self) -> None:
+        for service in reversed(self.all):
+            if service._process is not None and service.process.poll() is None:
+                service.stop()

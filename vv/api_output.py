@@ -1,0 +1,139 @@
+"""How `vv` prints what the services answer: for people unless `--json` is given."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import singledispatch
+
+import click
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from common.clients import LedgerEntry, Order, OrderTimeline, Payment, StockChange, StockLevel
+
+Rows = Sequence[tuple[str, str]]
+
+# ISO 4217: the digits after the point of the currencies that do not have two.
+_DIGITS = {
+    0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
+    3: "BHD IQD JOD KWD LYD OMR TND",
+    4: "CLF UYW",
+}
+
+
+def money(amount: int, currency: str) -> str:
+    """Minor units as people write them: 1999 USD is ``19.99 USD``, 1999 JPY is ``1999 JPY``."""
+    digits = next((digits for digits, currencies in _DIGITS.items() if currency in currencies), 2)
+    whole, rest = divmod(amount, 10**digits)
+    return f"{whole}.{rest:0{digits}} {currency}" if digits else f"{whole} {currency}"
+
+
+def time_of(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
+
+
+def show(view: BaseModel, *, as_json: bool) -> None:
+    """Print one contract: as a line of JSON, or its fields below each other."""
+    if as_json:
+        click.echo(view.model_dump_json())
+        return
+    table = Table.grid(padding=(0, 2))
+    for name, value in fields_of(view):
+        table.add_row(name, value)
+    _console().print(table)
+
+
+def show_all(views: Iterable[BaseModel], *, as_json: bool, nothing: str) -> None:
+    """Print contracts of one kind: as JSON, one a line, or as a table; ``nothing`` when there are none."""
+    if as_json:
+        for view in views:
+            click.echo(view.model_dump_json())
+        return
+    rows = [fields_of(view) for view in views]
+    if not rows:
+        click.echo(nothing, err=True)
+        return
+    table = Table(box=None, pad_edge=False)
+    for name, _ in rows[0]:
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        table.add_row(*(value for _, value in row))
+    _console().print(table)
+
+
+def _console() -> Console:
+    # Into a file or pipe the lines are as long as they need to be: cutting ids to 80 columns would spoil them.
+    console = Console(markup=False, highlight=False, emoji=False)
+    return console if console.is_terminal else Console(markup=False, highlight=False, emoji=False, width=10_000)
+
+
+@singledispatch
+def fields_of(view: BaseModel) -> Rows:
+    """The name and the text of everything worth reading in a contract."""
+    raise NotImplementedError(type(view).__name__)
+
+
+@fields_of.register
+def _(order: Order) -> Rows:
+    return [
+        ("order", order.order_id),
+        ("status", order.status.value),
+        ("reason", order.reason or "-"),
+        ("user", order.user_id),
+        ("items", ", ".join(f"{line.quantity} x {line.sku}" for line in order.items)),
+        ("amount", money(order.total_amount, order.currency)),
+        ("paid with", order.payment_method),
+        ("created", time_of(order.created_at)),
+        ("updated", time_of(order.updated_at)),
+    ]
+
+
+@fields_of.register
+def _(payment: Payment) -> Rows:
+    return [
+        ("payment", payment.payment_id),
+        ("order", payment.order_id),
+        ("status", payment.status.value),
+        ("reason", payment.reason or "-"),
+        ("amount", money(payment.amount, payment.currency)),
+        ("refunded", money(payment.refunded_amount, payment.currency)),
+        ("paid with", payment.payment_method),
+        ("created", time_of(payment.created_at)),
+        ("updated", time_of(payment.updated_at)),
+    ]
+
+
+@fields_of.register
+def _(level: StockLevel) -> Rows:
+    return [("sku", level.sku), ("product", level.product_id), ("quantity", str(level.quantity))]
+
+
+@fields_of.register
+def _(change: StockChange) -> Rows:
+    return [
+        ("request", change.request_id),
+        *((item.sku, f"{item.delta:+d}, now {item.quantity}") for item in change.items),
+    ]
+
+
+@fields_of.register
+def _(entry: LedgerEntry) -> Rows:
+    return [
+        ("time", time_of(entry.created_at)),
+        ("kind", entry.kind.value),
+        ("delta", f"{entry.delta:+d}"),
+        ("quantity", str(entry.quantity)),
+        ("request", entry.request_id),
+        ("order", entry.order_id or "-"),
+    ]
+
+
+@fields_of.register
+def _(timeline: OrderTimeline) -> Rows:
+    return [
+        ("order", timeline.order_id),
+        *(
+            (time_of(event.created_at), event.status.value + (f" ({event.reason})" if event.reason else ""))
+            for event in timeline.events
+        ),
+    ]

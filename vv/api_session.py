@@ -1,0 +1,117 @@
+"""What the commands that talk to a service share: where it is, `--json`, and what an error means to a script."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, Generic, Literal, NoReturn, TypeVar
+
+import click
+
+from common.clients import ServiceError
+from common.clients.blocking import BlockingClient
+
+C = TypeVar("C", bound=BlockingClient[Any])
+
+EXIT_REFUSED = 1
+EXIT_UNKNOWN = 3
+EXIT_INTERRUPTED = 130
+
+EPILOG = """\b
+Exit status: 0 done; 1 refused (out of stock, declined, not found, invalid: nothing was changed); 2 wrong usage;
+3 unavailable, or the outcome is unknown; 130 interrupted.
+Errors go to stderr: a sentence, with --json the problem document."""
+
+
+class Api(Generic[C]):
+    """One service, as the user's options describe it."""
+
+    def __init__(self, client_class: type[C], url: str, *, as_json: bool, timeout_s: float) -> None:
+        self._client_class = client_class
+        self._url = url
+        self._timeout_s = timeout_s
+        self.as_json = as_json
+
+    @contextmanager
+    def calling(self, *, repeat_with: str | None = None) -> Iterator[C]:
+        """Give the client to a block, and end the command with a message and its exit status if a call fails.
+
+        ``repeat_with`` are the options with which the command may be repeated safely when its outcome is unknown.
+        """
+        try:
+            client = self._client_class(self._url, timeout_s=self._timeout_s)
+        except ValueError as error:
+            raise click.BadParameter(f"{error}; it is {self._url!r}", param_hint="--url") from None
+        with client:
+            try:
+                yield client
+            except ServiceError as error:
+                self._end(error, repeat_with)
+            except KeyboardInterrupt:
+                click.echo("Interrupted; whether it took effect is unknown.", err=True)
+                _hint(repeat_with)
+                raise SystemExit(EXIT_INTERRUPTED) from None
+
+    def _end(self, error: ServiceError, repeat_with: str | None) -> NoReturn:
+        if self.as_json:
+            click.echo(json.dumps(error.to_problem()), err=True)
+        else:
+            request = f", request {error.request_id}" if error.request_id else ""
+            click.echo(f"Error: {error.detail} ({error.code}{request})", err=True)
+            if not error.is_refusal:
+                _hint(repeat_with)
+        raise SystemExit(EXIT_REFUSED if error.is_refusal else EXIT_UNKNOWN)
+
+
+def _hint(repeat_with: str | None) -> None:
+    if repeat_with is not None:
+        click.echo(f"To repeat it without doing it twice, add {repeat_with}", err=True)
+
+
+def uses(
+    client_class: type[C], service: Literal["order", "inventory", "payment"]
+) -> Callable[[Callable[Concatenate[Api[C], ...], None]], Callable[..., None]]:
+    """Give a command the options that say how to reach ``service``, and an :class:`Api` made from them."""
+
+    def decorate(command: Callable[Concatenate[Api[C], ...], None]) -> Callable[..., None]:
+        @click.option(
+            "--url", envvar=f"{service.upper()}_URL", help="Where the service is. Default: as the stack says."
+        )
+        @click.option(
+            "--data-dir",
+            envvar="VV_DATA_DIR",
+            default=".data",
+            show_default=True,
+            type=click.Path(path_type=Path),
+            help="The data folder of a running stack, whose stack.json has the URL.",
+        )
+        @click.option(
+            "--timeout",
+            "timeout_s",
+            type=click.FloatRange(0, min_open=True),
+            default=10.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="Time for a whole call, retries included.",
+        )
+        @click.option("--json", "as_json", is_flag=True, help="Print the contract as JSON; of a list, one a line.")
+        @wraps(command)
+        def call(url: str | None, data_dir: Path, timeout_s: float, as_json: bool, **arguments: Any) -> None:
+            found = url or _url_from_stack(data_dir, service) or client_class.async_class.default_url
+            command(Api(client_class, found, as_json=as_json, timeout_s=timeout_s), **arguments)
+
+        return call
+
+    return decorate
+
+
+def _url_from_stack(data_dir: Path, service: str) -> str | None:
+    path = data_dir / "stack.json"
+    try:
+        url = json.loads(path.read_text())[service]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise click.UsageError(f"{path} cannot be read or does not say where the {service} service is.") from None
+    return str(url)

@@ -1,0 +1,153 @@
+"""Migrations: yoyo over ``migrations/SERVICE/*.sql``, made to survive a kill -9 at any moment."""
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Any
+
+import pymysql
+from yoyo import read_migrations
+
+from common.database import parse_database_url
+from vv.errors import Refused, Unavailable
+from vv.output import Say, say
+from vv.yoyo_backend import Backend
+
+_NO_SUCH_TABLE = 1146
+# Table, column or key is there already, or is gone already.
+_DONE_ALREADY = {1050, 1051, 1060, 1061, 1091}
+_LOCK_WAIT_S = 30
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One migration of a service's database; ``applied_at`` is None while it is not applied."""
+
+    name: str
+    applied_at: datetime | None
+    # False for a revision that the database has and this version of the program does not know.
+    known: bool = True
+
+
+def revisions(service: str) -> list[str]:
+    """The revisions of a service, oldest first."""
+    files = (resources.files("migrations") / service).iterdir()
+    names = (file.name.removesuffix(".sql") for file in files if file.name.endswith(".sql"))
+    return sorted(name for name in names if not name.endswith(".rollback"))
+
+
+def newest(service: str) -> str:
+    """The revision that the service needs."""
+    return revisions(service)[-1]
+
+
+def apply(service: str, url: str, say: Say = say) -> list[str]:
+    """Apply what is not applied yet and return it, oldest first. Blocks.
+
+    Raises Unavailable (no connection, or somebody else is migrating for too long) and Refused (the server
+    refused a statement; what came before it stays applied).
+    """
+    with _migrating(service, url, say) as backend:
+        _refuse_half_undone(backend, service)
+        missing = backend.to_apply(_migrations(service))
+        for migration in missing:
+            _run(backend, service, migration, "apply", say)
+        return [migration.id for migration in missing]
+
+
+def rollback(service: str, url: str, steps: int = 1, say: Say = say) -> list[str]:
+    """Undo the newest ``steps`` revisions and return them, newest first. Blocks. Raises as :func:`apply` does."""
+    with _migrating(service, url, say) as backend:
+        undone = list(backend.to_rollback(_migrations(service)))[:steps]
+        for migration in undone:
+            _run(backend, service, migration, "rollback", say)
+        return [migration.id for migration in undone]
+
+
+def status(service: str, url: str) -> list[Revision]:
+    """Every revision of a service, oldest first. Changes nothing. Blocks. Raises Unavailable."""
+    with contextlib.closing(_connect(service, url)) as connection, connection.cursor() as cursor:
+        try:
+            cursor.execute("SELECT migration_id, applied_at_utc FROM _yoyo_migration")
+            applied = {name: at.replace(tzinfo=UTC) for name, at in cursor.fetchall()}
+        except pymysql.MySQLError as error:
+            if error.args[0] != _NO_SUCH_TABLE:
+                raise Unavailable(f"The {service} database does not answer: {error.args[-1]}.") from error
+            applied = {}
+    known = revisions(service)
+    return [Revision(name, applied.get(name)) for name in known] + [
+        Revision(name, applied[name], known=False) for name in sorted(applied.keys() - set(known))
+    ]
+
+
+def _migrations(service: str) -> Any:
+    # Not a path: yoyo would take brackets in it for a pattern.
+    return read_migrations(f"package:migrations:{service}")
+
+
+@contextmanager
+def _migrating(service: str, url: str, say: Say) -> Iterator[Backend]:
+    """A yoyo backend that nobody else can be using."""
+    try:
+        backend = Backend(url)
+    except pymysql.MySQLError as error:
+        raise _unreachable(service, error) from error
+    with backend:
+        # The server drops this lock with the connection, which yoyo's own lock, a row, does not.
+        if not backend.take_lock(_LOCK_WAIT_S):
+            raise Unavailable(f"The {service} database is being migrated by somebody else; try again later.")
+        holder = backend.break_stale_lock()
+        if holder is not None:
+            say(f"{service}: broke the lock of a migration that was killed (pid {holder}).")
+        if backend.discard_half_made_bookkeeping():
+            say(f"{service}: discarded half-made migration tables of a migration that was killed.")
+        # For people who run yoyo by hand.
+        with backend.lock():
+            backend.ensure_internal_schema_updated()
+            yield backend
+
+
+def _refuse_half_undone(backend: Backend, service: str) -> None:
+    """A rollback that was killed may have dropped its table or not. To drop it now is not ours to decide."""
+    for migration in backend.to_rollback(_migrations(service)):
+        if backend.has_begun(migration, "rollback"):
+            raise Refused(
+                f"{service}: the rollback of {migration.id} was killed half-way; "
+                f"finish it first: vv migrate rollback --service {service}"
+            )
+
+
+def _run(backend: Backend, service: str, migration: Any, direction: str, say: Say) -> None:
+    """Apply or undo one migration; each is one DDL statement, which happens as a whole or not at all."""
+    # A kill between the statement and yoyo's note of it would make the next run fail: it would run it again.
+    interrupted = backend.has_begun(migration, direction)
+    backend.note_beginning(migration, direction)
+    try:
+        if direction == "apply":
+            backend.apply_one(migration)
+        else:
+            backend.rollback_one(migration)
+    except pymysql.MySQLError as error:
+        if not interrupted or error.args[0] not in _DONE_ALREADY:
+            backend.note_end(migration, direction)
+            raise Refused(f"{service}: {direction} of {migration.id} failed: {error.args[-1]}.") from error
+        say(f"{service}: {migration.id} had been carried out by a migration that was killed.")
+        backend.note_done(migration, direction)
+    backend.note_end(migration, direction)
+    say(f"{service}: {'applied' if direction == 'apply' else 'rolled back'} {migration.id}.")
+
+
+def _connect(service: str, url: str) -> Any:
+    address = parse_database_url(url)
+    database = address.pop("db")
+    try:
+        return pymysql.connect(database=database, connect_timeout=5, charset="utf8mb4", **address)
+    except pymysql.MySQLError as error:
+        raise _unreachable(service, error) from error
+
+
+def _unreachable(service: str, error: pymysql.MySQLError) -> Unavailable:
+    return Unavailable(f"The {service} database cannot be reached: {error.args[-1]}.")

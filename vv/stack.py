@@ -1,0 +1,243 @@
+"""The supervisor behind ``vv up``: the database and the three services as one thing that starts, runs and stops."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+
+from vv import databases, folder, migrate, process, stack_file
+from vv.databases import Databases
+from vv.errors import Unavailable
+from vv.mariadb import START_TIMEOUT_S as DATABASE_START_TIMEOUT_S
+from vv.mariadb import Mariadb
+from vv.output import Say, say
+from vv.process import Child
+
+T = TypeVar("T")
+
+PORTS = {"order": 8081, "inventory": 8082, "payment": 8083}
+DATABASE_PORT = 33306
+PORT_OFFSET_MAX = 65_535 - DATABASE_PORT
+
+_SERVICE_START_TIMEOUT_S = 30.0
+# Longer than a service drains (0.5 s + 20 s).
+_STOP_TIMEOUT_S = 30.0
+_POLL_INTERVAL_S = 0.03
+_RESTART_DELAY_MIN_S = 0.2
+_RESTART_DELAY_MAX_S = 5.0
+# Whoever ran this long did not die of its start.
+_RAN_WELL_S = 30.0
+
+
+class Stack:
+    """The whole stack in one data folder. ``start``, then ``run`` for as long as wanted, then always ``stop``.
+
+    :param data_dir: the data folder; created when it is not there
+    :param port_offset: what to add to every port, so that several stacks can run side by side
+    :param environment: settings for the services, and databases of one's own; this process's by default
+    :param say: takes a line about each thing that happens
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        port_offset: int = 0,
+        *,
+        environment: Mapping[str, str] = os.environ,
+        say: Say = say,
+    ) -> None:
+        self.data_dir = data_dir.absolute()
+        self.logs_dir = self.data_dir / "logs"
+        self.urls = {service: f"http://127.0.0.1:{port + port_offset}" for service, port in PORTS.items()}
+        self._ports = {service: port + port_offset for service, port in PORTS.items()}
+        self._database_port = DATABASE_PORT + port_offset
+        self._environment = environment
+        self.say = say
+        self._mariadb: Mariadb | None = None
+        # In the order in which they start: the database, if it is ours, then the services.
+        self._children: dict[str, Child] = {}
+        self._hurry = asyncio.Event()
+        self._folder_lock: ExitStack | None = None
+
+    async def start(self) -> None:
+        """Bring everything up, then write ``stack.json``. What was started when this fails, ``stop`` stops.
+
+        Raises Unavailable, Refused (a migration failed), click.UsageError (the environment is contradictory).
+        """
+        configured = databases.configured(self._environment)
+        process.raise_open_files_limit()
+        self._lock_folder()
+        await _in_thread(lambda: process.wait_for_leftovers(self.data_dir, _STOP_TIMEOUT_S, self.say))
+        self._check_ports({**self._ports, **({} if configured else {"database": self._database_port})})
+        found = configured or await self._start_mariadb()
+        await _in_thread(lambda: self._migrate(found))
+        await self._start_services(found)
+        self._write_stack_file()
+
+    async def run(self) -> None:
+        """Start again whatever dies, until cancelled."""
+        async with asyncio.TaskGroup() as keepers:
+            for child in self._children.values():
+                keepers.create_task(self._keep_alive(child))
+
+    async def stop(self) -> None:
+        """Stop what was started, which lets running requests finish. Never while ``run`` runs."""
+        if self._folder_lock is None:
+            return
+        stack_file.path_in(self.data_dir).unlink(missing_ok=True)
+        # Whoever calls others stops before them: what it still does needs them.
+        await self._end(["order"], self._hurry)
+        await self._end(["inventory", "payment"], self._hurry)
+        await self._end(["database"], asyncio.Event())
+        self._folder_lock.close()
+        self._folder_lock = None
+
+    def hurry(self) -> None:
+        """Have :meth:`stop` kill the services that still drain. The database always ends in order."""
+        self._hurry.set()
+
+    def _lock_folder(self) -> None:
+        with ExitStack() as lock:
+            lock.enter_context(folder.locked(self.data_dir))
+            self._folder_lock = lock.pop_all()
+        # Of a vv that was killed.
+        stack_file.path_in(self.data_dir).unlink(missing_ok=True)
+
+    def _check_ports(self, ports: Mapping[str, int]) -> None:
+        for name, port in ports.items():
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError as error:
+                    raise Unavailable(
+                        f"Port {port}, for the {name}{' service' * (name in PORTS)}, cannot be used "
+                        f"({(error.strerror or '').lower()}); choose other ports with --port-offset."
+                    ) from None
+
+    async def _start_mariadb(self) -> Databases:
+        self._mariadb = mariadb = Mariadb(self.data_dir, self._database_port)
+        await _in_thread(lambda: mariadb.prepare(self.say))
+        child = Child("database", mariadb.command(), self._environment, self.data_dir, mariadb.log)
+        self._children["database"] = child
+        await child.start()
+        deadline = time.monotonic() + DATABASE_START_TIMEOUT_S
+        while not await _in_thread(mariadb.is_ready):
+            _check_start(child, deadline, "it does not answer")
+            await asyncio.sleep(_POLL_INTERVAL_S)
+        return databases.embedded(mariadb)
+
+    def _migrate(self, found: Databases) -> None:
+        for service, url in found.migration_urls.items():
+            migrate.apply(service, url, self.say)
+        if found.embedded:
+            found.embedded.grant(afresh=True)
+
+    async def _start_services(self, found: Databases) -> None:
+        for service in PORTS:
+            self._children[service] = child = Child(
+                f"{service} service",
+                [sys.executable, "-m", f"{service}_service"],
+                self._settings_of(service, found.service_urls[service]),
+                self.data_dir,
+                self.logs_dir / f"{service}.log",
+            )
+            await child.start()
+        deadline = time.monotonic() + _SERVICE_START_TIMEOUT_S
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
+            for service, url in self.urls.items():
+                while (why_not := await _why_not_ready(session, url)) is not None:
+                    for each in PORTS:
+                        _check_start(self._children[each], deadline if each == service else None, why_not)
+                    await asyncio.sleep(_POLL_INTERVAL_S)
+
+    def _settings_of(self, service: str, database_url: str) -> dict[str, str]:
+        """The environment of a service: ours, less the databases of others, and where to find what it needs."""
+        prefix = service.upper()
+        inherited = {name: value for name, value in self._environment.items() if not name.endswith("_DATABASE_URL")}
+        neighbours = {"ORDER_INVENTORY_URL": self.urls["inventory"], "ORDER_PAYMENT_URL": self.urls["payment"]}
+        return {
+            **inherited,
+            **(neighbours if service == "order" else {}),
+            f"{prefix}_DATABASE_URL": database_url,
+            f"{prefix}_HOST": "127.0.0.1",
+            f"{prefix}_PORT": str(self._ports[service]),
+        }
+
+    async def _keep_alive(self, child: Child) -> None:
+        delay = _RESTART_DELAY_MIN_S
+        while True:
+            started = time.monotonic()
+            exit_code = await child.wait()
+            if time.monotonic() - started > _RAN_WELL_S:
+                delay = _RESTART_DELAY_MIN_S
+            self.say(f"The {child.name} ended ({process.how_it_ended(exit_code)}); starting it again in {delay:g} s.")
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _RESTART_DELAY_MAX_S)
+            try:
+                await child.start()
+            except OSError as error:
+                self.say(f"The {child.name} could not be started: {error.strerror}.")
+            else:
+                self.say(f"The {child.name} was started again (pid {child.pid}).")
+                self._write_stack_file()
+
+    def _write_stack_file(self) -> None:
+        pids = {name: child.pid for name, child in self._children.items()}
+        stack_file.write(self.data_dir, self.urls, pids, self._mariadb)
+
+    async def _end(self, names: Sequence[str], hurry: asyncio.Event) -> None:
+        """SIGTERM, and SIGKILL for those that are still there when their time is up or ``hurry`` is set."""
+        children = [self._children[name] for name in names if name in self._children]
+        for child in children:
+            child.send(signal.SIGTERM)
+        hurried = asyncio.create_task(hurry.wait())
+        ends = {asyncio.create_task(child.wait()): child for child in children if child.pid is not None}
+        remaining = set(ends)
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        while remaining and not hurried.done() and time.monotonic() < deadline:
+            await asyncio.wait(
+                {*remaining, hurried}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED
+            )
+            remaining = {end for end in remaining if not end.done()}
+        for end in remaining:
+            self.say(f"The {ends[end].name} (pid {ends[end].pid}) is still there; killing it.")
+            ends[end].send(signal.SIGKILL)
+        await asyncio.gather(*ends)
+        hurried.cancel()
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Do blocking work in a thread; when cancelled still wait for its end, for it works on what we stop next."""
+    thread = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        raise
+
+
+async def _why_not_ready(session: aiohttp.ClientSession, url: str) -> str | None:
+    try:
+        async with session.get(f"{url}/readyz") as response:
+            return None if response.status == 200 else f"/readyz answers {response.status}: {await response.text()}"
+    except (aiohttp.ClientError, TimeoutError):
+        return "/readyz does not answer"
+
+
+def _check_start(child: Child, deadline: float | None, why_not_ready: str) -> None:
+    if child.has_ended:
+        problem = "did not start"
+    elif deadline is not None and time.monotonic() > deadline:
+        problem = f"did not become ready in time ({why_not_ready})"
+    else:
+        return
+    raise Unavailable(f"The {child.name} {problem}. The end of its log:\n{child.last_lines()}")

@@ -1,0 +1,41 @@
+"""``stack.json``: where a running stack is. It is there only while everything is up."""
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vv import folder
+from vv.errors import Unavailable
+from vv.mariadb import Mariadb
+
+
+def path_in(data_dir: Path) -> Path:
+    return data_dir / "stack.json"
+
+
+def write(data_dir: Path, urls: Mapping[str, str], pids: Mapping[str, int | None], mariadb: Mariadb | None) -> None:
+    """Write the file whole. With configured databases ``database`` and its pid are null."""
+    database = {"socket": str(mariadb.socket), "port": mariadb.port} if mariadb else None
+    document = {**urls, "pids": {name: pids.get(name) for name in (*urls, "database")}, "database": database}
+    folder.write_whole(path_in(data_dir), json.dumps(document, indent=2) + "\n")
+
+
+def read(data_dir: Path) -> dict[str, Any] | None:
+    """The file of the stack that runs in ``data_dir``, or None when none does or it is not ready.
+
+    A file that a killed vv left behind does not count.
+    """
+    if not path_in(data_dir).exists():
+        return None
+    try:
+        with folder.locked(data_dir):
+            return None
+    except folder.FolderInUse:
+        with contextlib.suppress(FileNotFoundError):
+            document: dict[str, Any] = json.loads(path_in(data_dir).read_text(encoding="utf-8"))
+            return document
+    except Unavailable:
+        pass
+    return None
