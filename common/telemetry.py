@@ -20,7 +20,7 @@ from prometheus_client.exposition import generate_latest
 
 from common import context
 
-__all__ = ["METRICS_CONTENT_TYPE", "Metrics", "configure_logging", "log"]
+__all__ = ["METRICS_CONTENT_TYPE", "Metrics", "bind_order", "configure_logging", "log"]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -64,6 +64,11 @@ def configure_logging(service: str, level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+
+
+def bind_order(order_id: str) -> None:
+    """Put the order's id into every further log line of this request."""
+    structlog.contextvars.bind_contextvars(order_id=order_id)
 
 
 class Metrics:

@@ -15,6 +15,7 @@ from common.contracts.inventory import (
 )
 from common.errors import unwrap
 from common.paging import decode_cursor, encode_cursor
+from common.telemetry import bind_order
 from common.web import Call, Reply, batch_reply
 from inventory_service.stock import Stock
 
@@ -34,6 +35,8 @@ class Handlers:
         return Reply(200, StockLevels(items=await self._stock.list_product(call.query.product_id)))
 
     async def decrease(self, call: Call[DecreaseStock, None, None]) -> Reply:
+        if call.body.order_id is not None:
+            bind_order(call.body.order_id)
         [change] = await self._stock.decrease([call.body])
         return Reply(200, unwrap(change))
 

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from prometheus_client import Counter
 
 from common.background import crash_points, running
 from common.clients import AsyncInventoryClient, AsyncPaymentClient
@@ -30,6 +29,7 @@ from common.web import Route
 from common.web import make_app as make_web_app
 from order_service.checkout import Checkout
 from order_service.handlers import Handlers
+from order_service.metrics import OrderMetrics
 from order_service.orders import Orders
 from order_service.recovery import make_recovery
 from order_service.settings import Settings
@@ -68,17 +68,23 @@ def routes(handlers: Handlers) -> list[Route]:
 
 def make_app(settings: Settings) -> web.Application:
     metrics = Metrics("order")
-    transitions = Counter("vv_order_transitions", "Orders that reached a status", ["status"], registry=metrics.registry)
+    order_metrics = OrderMetrics(metrics.registry)
     database = Database.from_settings(settings, metrics)
     inventory = AsyncInventoryClient(settings.inventory_url, timeout_s=settings.call_timeout_s)
     payments = AsyncPaymentClient(settings.payment_url, timeout_s=settings.call_timeout_s)
-    orders = Orders(database, settings.lease_s, lambda status: transitions.labels(status).inc())
+    orders = Orders(database, settings.lease_s, order_metrics.count)
     checkout = Checkout(orders, inventory, payments, settings, crash_points(settings.crash_point))
     recovery = make_recovery(database, checkout, metrics, lease_s=settings.lease_s)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with database, inventory, payments, running(recovery.run(settings.recovery_interval_s)):
+        async with (
+            database,
+            inventory,
+            payments,
+            running(recovery.run(settings.recovery_interval_s)),
+            running(order_metrics.watch(orders)),
+        ):
             yield
             await checkout.drain()
 

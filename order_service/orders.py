@@ -22,7 +22,11 @@ class Orders:
 
     async def accept(self, orders: Sequence[NewOrder]) -> list[OrderRow]:
         """Write new orders. Outcomes: the order, or the earlier one that has the same idempotency key."""
-        return await self._database.transaction(partial(_accept, orders=orders, lease_s=self._lease_s))
+        outcomes = await self._database.transaction(partial(_accept, orders=orders, lease_s=self._lease_s))
+        for new, outcome in zip(orders, outcomes, strict=True):
+            if new.order_id == outcome.order_id:
+                self._count(OrderStatus.CREATED)
+        return outcomes
 
     async def move(self, moves: Sequence[Move]) -> list[OrderRow | LostRace]:
         """Write transitions with their events. Outcomes: the order as it is now, or LostRace."""

@@ -10,6 +10,7 @@ from common.contracts.payments import (
     RefundPayment,
 )
 from common.errors import unwrap
+from common.telemetry import bind_order
 from common.web import Call, Reply, batch_reply
 from payment_service.charges import Charges
 from payment_service.domain import OUTSTANDING
@@ -20,6 +21,7 @@ class Handlers:
         self._charges = charges
 
     async def create(self, call: Call[CreatePayment, None, None]) -> Reply:
+        bind_order(call.body.order_id)
         [outcome] = await self._charges.charge([call.body])
         payment = unwrap(outcome)
         return Reply(_status_of_charge(payment), payment)
@@ -31,9 +33,11 @@ class Handlers:
         return Reply(200, await self._charges.get(call.query.order_id))
 
     async def refund(self, call: Call[RefundPayment, None, None]) -> Reply:
+        bind_order(call.body.order_id)
         return _done_or_accepted(await self._charges.refund(call.body))
 
     async def cancel(self, call: Call[CancelPayment, None, None]) -> Reply:
+        bind_order(call.body.order_id)
         return _done_or_accepted(await self._charges.cancel(call.body.order_id))
 
 

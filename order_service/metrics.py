@@ -1,0 +1,37 @@
+"""What the order service tells Prometheus about its orders."""
+
+import asyncio
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from common.contracts.orders import OrderStatus
+from common.errors import ServiceError
+from order_service.domain import FINAL
+from order_service.orders import Orders
+
+_COUNTED_EVERY_S = 5.0
+
+
+class OrderMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._transitions = Counter(
+            "vv_order_transitions", "Orders that reached a status", ["status"], registry=registry
+        )
+        self._unfinished = Gauge(
+            "vv_orders_unfinished", "Orders that are not final yet, by status", ["status"], registry=registry
+        )
+
+    def count(self, status: OrderStatus) -> None:
+        self._transitions.labels(status).inc()
+
+    async def watch(self, orders: Orders) -> None:
+        """Count the unfinished orders every few seconds, for ever."""
+        while True:
+            try:
+                found = await orders.count_unfinished()
+            except ServiceError:
+                found = None
+            if found is not None:
+                for status in set(OrderStatus) - FINAL:
+                    self._unfinished.labels(status).set(found.get(status, 0))
+            await asyncio.sleep(_COUNTED_EVERY_S)
