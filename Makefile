@@ -79,8 +79,9 @@ $(VENV)/bin/python:
 		fi
 		echo "Installing the Debian package python$$version-venv."
 		install="$$root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends"
-		$$install "python$$version-venv" > /dev/null 2>&1 ||
-			{ $$root apt-get -qq update && $$install "python$$version-venv" > /dev/null; }
+		output=$$($$install "python$$version-venv" 2>&1) ||
+			output=$$({ $$root apt-get -qq update && $$install "python$$version-venv"; } 2>&1) ||
+			{ echo "$$output" >&2; exit 1; }
 	fi
 	rm -rf $(VENV)
 	"$$python" -m venv $(VENV)

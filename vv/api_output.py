@@ -6,8 +6,6 @@ from functools import singledispatch
 
 import click
 from pydantic import BaseModel
-from rich.console import Console
-from rich.table import Table
 
 from common.clients import LedgerEntry, Order, OrderTimeline, Payment, StockChange, StockLevel
 
@@ -36,11 +34,8 @@ def show(view: BaseModel, *, as_json: bool) -> None:
     """Print one contract: as a line of JSON, or its fields below each other."""
     if as_json:
         click.echo(view.model_dump_json())
-        return
-    table = Table.grid(padding=(0, 2))
-    for name, value in fields_of(view):
-        table.add_row(name, value)
-    _console().print(table)
+    else:
+        _print_columns(fields_of(view))
 
 
 def show_all(views: Iterable[BaseModel], *, as_json: bool, nothing: str) -> None:
@@ -50,21 +45,17 @@ def show_all(views: Iterable[BaseModel], *, as_json: bool, nothing: str) -> None
             click.echo(view.model_dump_json())
         return
     rows = [fields_of(view) for view in views]
-    if not rows:
+    if rows:
+        _print_columns([[name.upper() for name, _ in rows[0]], *([value for _, value in row] for row in rows)])
+    else:
         click.echo(nothing, err=True)
-        return
-    table = Table(box=None, pad_edge=False)
-    for name, _ in rows[0]:
-        table.add_column(name, no_wrap=True)
+
+
+def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    # Never cut to the width of the terminal: ids are there to be copied.
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        table.add_row(*(value for _, value in row))
-    _console().print(table)
-
-
-def _console() -> Console:
-    # Into a file or pipe the lines are as long as they need to be: cutting ids to 80 columns would spoil them.
-    console = Console(markup=False, highlight=False, emoji=False)
-    return console if console.is_terminal else Console(markup=False, highlight=False, emoji=False, width=10_000)
+        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 @singledispatch

@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any, Concatenate, Generic, Literal, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from common.clients import ServiceError
 from common.clients.blocking import BlockingClient
+from vv import stack_file
+from vv.commands_stack import data_dir_option
+from vv.errors import Refused, Unavailable
 
 C = TypeVar("C", bound=BlockingClient[Any])
 
-EXIT_REFUSED = 1
-EXIT_UNKNOWN = 3
+# As a shell reports a process that SIGINT ended.
 EXIT_INTERRUPTED = 130
 
 EPILOG = """\b
-Exit status: 0 done; 1 refused (out of stock, declined, not found, invalid: nothing was changed); 2 wrong usage;
-3 unavailable, or the outcome is unknown; 130 interrupted.
-Errors go to stderr: a sentence, with --json the problem document."""
+Exit codes: 0 done; 1 refused (out of stock, declined, not found, invalid);
+2 wrong usage; 3 unavailable, or the outcome is unknown; 130 interrupted.
+Errors go to standard error: a sentence, with --json the problem document."""
 
 
 class Api(Generic[C]):
@@ -61,7 +64,7 @@ class Api(Generic[C]):
             click.echo(f"Error: {error.detail} ({error.code}{request})", err=True)
             if not error.is_refusal:
                 _hint(repeat_with)
-        raise SystemExit(EXIT_REFUSED if error.is_refusal else EXIT_UNKNOWN)
+        raise SystemExit(Refused.exit_code if error.is_refusal else Unavailable.exit_code)
 
 
 def _hint(repeat_with: str | None) -> None:
@@ -76,16 +79,12 @@ def uses(
 
     def decorate(command: Callable[Concatenate[Api[C], ...], None]) -> Callable[..., None]:
         @click.option(
-            "--url", envvar=f"{service.upper()}_URL", help="Where the service is. Default: as the stack says."
+            "--url",
+            envvar=f"{service.upper()}_URL",
+            show_envvar=True,
+            help="Where the service is.  [default: where the running stack has it, else the default port]",
         )
-        @click.option(
-            "--data-dir",
-            envvar="VV_DATA_DIR",
-            default=".data",
-            show_default=True,
-            type=click.Path(path_type=Path),
-            help="The data folder of a running stack, whose stack.json has the URL.",
-        )
+        @data_dir_option
         @click.option(
             "--timeout",
             "timeout_s",
@@ -98,8 +97,8 @@ def uses(
         @click.option("--json", "as_json", is_flag=True, help="Print the contract as JSON; of a list, one a line.")
         @wraps(command)
         def call(url: str | None, data_dir: Path, timeout_s: float, as_json: bool, **arguments: Any) -> None:
-            found = url or _url_from_stack(data_dir, service) or client_class.async_class.default_url
-            command(Api(client_class, found, as_json=as_json, timeout_s=timeout_s), **arguments)
+            url = url or _url_from_stack(data_dir, service) or client_class.async_class.default_url
+            command(Api(client_class, url, as_json=as_json, timeout_s=timeout_s), **arguments)
 
         return call
 
@@ -107,11 +106,10 @@ def uses(
 
 
 def _url_from_stack(data_dir: Path, service: str) -> str | None:
-    path = data_dir / "stack.json"
-    try:
-        url = json.loads(path.read_text())[service]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise click.UsageError(f"{path} cannot be read or does not say where the {service} service is.") from None
-    return str(url)
+    stack = stack_file.read(data_dir)
+    if stack is not None:
+        return str(stack[service])
+    # Who names a stack must not end up at another one that happens to use the default ports.
+    if click.get_current_context().get_parameter_source("data_dir") is not ParameterSource.DEFAULT:
+        raise Unavailable(f"No stack is running in {data_dir}.")
+    return None

@@ -47,6 +47,7 @@ def up(data_dir: Path, port_offset: int, as_json: bool) -> None:
     Other variables that start with ORDER_, INVENTORY_ or PAYMENT_ are settings of the services.
 
     Ctrl-C lets running requests finish and stops everything; a second Ctrl-C does not wait for the requests.
+
     Exit code: 0 stopped as asked, 2 wrong usage, 3 something needed is not there.
     """
     asyncio.run(_up(data_dir, port_offset, as_json))

@@ -42,12 +42,13 @@ def _install(say: Say) -> None:
     if apt_get is None or become_root is None:
         raise Unavailable(f"No MariaDB server was found on this machine. {_WHAT_TO_DO}")
     apt = [*become_root, "env", "DEBIAN_FRONTEND=noninteractive", apt_get, "-qq", "-o", "DPkg::Lock::Timeout=120"]
+    say("No MariaDB server was found on this machine.")
     package = _known_package()
     if package is None:
-        say("No MariaDB server was found; updating the package lists.")
+        say("Updating the package lists.")
         _run([*apt, "update"])
         package = _known_package() or _PACKAGE
-    say(f"No MariaDB server was found; installing the Debian package {package}.")
+    say(f"Installing the Debian package {package}.")
     install = [*apt, "install", "-y", "--no-install-recommends", package]
     try:
         _run(install)

@@ -1,7 +1,7 @@
 """Migrations: yoyo over ``migrations/SERVICE/*.sql``, made to survive a kill -9 at any moment."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,9 +14,10 @@ from yoyo import read_migrations
 from common.database import parse_database_url
 from vv.errors import Refused, Unavailable
 from vv.output import Say, say
-from vv.yoyo_backend import Backend
+from vv.yoyo_backend import UNDOING, Backend
 
-_NO_SUCH_TABLE = 1146
+# No such table; no privilege on it; a column is missing because yoyo was killed while it created the table.
+_NOT_TO_BE_SEEN = {1146, 1142, 1054}
 # Table, column or key is there already, or is gone already.
 _DONE_ALREADY = {1050, 1051, 1060, 1061, 1091}
 _LOCK_WAIT_S = 30
@@ -48,8 +49,11 @@ def apply(service: str, url: str, say: Say = say) -> list[str]:
     """Apply what is not applied yet and return it, oldest first. Blocks.
 
     Raises Unavailable (no connection, or somebody else is migrating for too long) and Refused (the server
-    refused a statement; what came before it stays applied).
+    refused a statement; what came before it stays applied). Where nothing is to be done, an account that may
+    not change the schema will do.
     """
+    if all(revision.applied_at for revision in status(service, url)) and not _is_half_undone(service, url):
+        return []
     with _migrating(service, url, say) as backend:
         _refuse_half_undone(backend, service)
         missing = backend.to_apply(_migrations(service))
@@ -69,14 +73,10 @@ def rollback(service: str, url: str, steps: int = 1, say: Say = say) -> list[str
 
 def status(service: str, url: str) -> list[Revision]:
     """Every revision of a service, oldest first. Changes nothing. Blocks. Raises Unavailable."""
-    with contextlib.closing(_connect(service, url)) as connection, connection.cursor() as cursor:
-        try:
-            cursor.execute("SELECT migration_id, applied_at_utc FROM _yoyo_migration")
-            applied = {name: at.replace(tzinfo=UTC) for name, at in cursor.fetchall()}
-        except pymysql.MySQLError as error:
-            if error.args[0] != _NO_SUCH_TABLE:
-                raise Unavailable(f"The {service} database does not answer: {error.args[-1]}.") from error
-            applied = {}
+    applied = {
+        name: at.replace(tzinfo=UTC)
+        for name, at in _read(service, url, "SELECT migration_id, applied_at_utc FROM _yoyo_migration")
+    }
     known = revisions(service)
     return [Revision(name, applied.get(name)) for name in known] + [
         Revision(name, applied[name], known=False) for name in sorted(applied.keys() - set(known))
@@ -138,6 +138,23 @@ def _run(backend: Backend, service: str, migration: Any, direction: str, say: Sa
         backend.note_done(migration, direction)
     backend.note_end(migration, direction)
     say(f"{service}: {'applied' if direction == 'apply' else 'rolled back'} {migration.id}.")
+
+
+def _is_half_undone(service: str, url: str) -> bool:
+    return bool(_read(service, url, f"SELECT 1 FROM _yoyo_log WHERE operation = '{UNDOING}'"))
+
+
+def _read(service: str, url: str, query: str) -> Sequence[Any]:
+    """The rows of a query; none when the table is not there, or not for the eyes of this account."""
+    with contextlib.closing(_connect(service, url)) as connection, connection.cursor() as cursor:
+        try:
+            cursor.execute(query)
+            rows: Sequence[Any] = cursor.fetchall()
+        except pymysql.MySQLError as error:
+            if error.args[0] not in _NOT_TO_BE_SEEN:
+                raise Unavailable(f"The {service} database does not answer: {error.args[-1]}.") from error
+            return []
+    return rows
 
 
 def _connect(service: str, url: str) -> Any:

@@ -64,6 +64,12 @@ class Child:
         finally:
             os.close(log)
 
+    def forget_crash_points(self) -> None:
+        """Let a crash point kill the first life only: in the next one recovery comes by it, too."""
+        self._environment = {
+            name: value for name, value in self._environment.items() if not name.endswith("_CRASH_POINT")
+        }
+
     async def wait(self) -> int:
         """Wait for the end of the process and return its exit code, negative for a signal."""
         assert self._process is not None

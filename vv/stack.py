@@ -180,6 +180,7 @@ class Stack:
             if time.monotonic() - started > _RAN_WELL_S:
                 delay = _RESTART_DELAY_MIN_S
             self.say(f"The {child.name} ended ({process.how_it_ended(exit_code)}); starting it again in {delay:g} s.")
+            child.forget_crash_points()
             await asyncio.sleep(delay)
             delay = min(2 * delay, _RESTART_DELAY_MAX_S)
             try:

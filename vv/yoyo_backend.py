@@ -11,6 +11,9 @@ from yoyo.migrations import default_migration_table
 from common.database import parse_database_url
 
 _SCHEMA_VERSION = 2
+# Operations in yoyo's log that are ours: begun, and not ended yet. The column has ten characters.
+APPLYING = "applying"
+UNDOING = "undoing"
 
 
 class Backend(MySQLBackend):  # type: ignore[misc]
@@ -119,5 +122,4 @@ class Backend(MySQLBackend):  # type: ignore[misc]
 
 
 def _begun(direction: str) -> str:
-    # yoyo's column has ten characters.
-    return {"apply": "applying", "rollback": "undoing"}[direction]
+    return {"apply": APPLYING, "rollback": UNDOING}[direction]
