@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from common.context import trace_context
 from common.contracts.base import merge_lines
 from common.contracts.orders import (
     CreateOrder,
@@ -49,6 +50,7 @@ class NewOrder:
     wanted: CreateOrder
     lines: Mapping[str, int]
     fingerprint: str
+    trace: str | None = field(default_factory=trace_context.get)
 
     @classmethod
     def of(cls, order_id: str, wanted: CreateOrder, idempotency_key: str | None) -> "NewOrder":
@@ -121,6 +123,7 @@ class Move:
     path: tuple[OrderStatus, ...]
     reason: str | None = None
     problem: str | None = None
+    trace: str | None = field(default_factory=trace_context.get)
 
     def __post_init__(self) -> None:
         before = self.order.status

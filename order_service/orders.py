@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from common.context import trace_context
 from common.contracts.orders import OrderNotFound, OrderStatus
 from common.database import Database, DuplicateKey, Transaction
 from order_service import domain, queries
@@ -89,7 +88,7 @@ async def _accept(tx: Transaction, *, orders: Sequence[NewOrder], lease_s: float
     with contextlib.suppress(DuplicateKey):
         await queries.insert_lines(tx, new)
         await queries.insert_events(
-            tx, [(order.order_id, 1, OrderStatus.CREATED, None, None, trace_context.get()) for order in new]
+            tx, [(order.order_id, 1, OrderStatus.CREATED, None, None, order.trace) for order in new]
         )
     return [
         replace(written[order.order_id], lines=order.lines) if order.order_id in written else await _earlier(tx, order)
@@ -137,7 +136,7 @@ async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> li
     await queries.insert_events(
         tx,
         [
-            (move.order.order_id, move.order.last_seq + n, status, move.reason, move.problem, trace_context.get())
+            (move.order.order_id, move.order.last_seq + n, status, move.reason, move.problem, move.trace)
             for move in won
             for n, status in enumerate(move.path, start=1)
         ],

@@ -27,6 +27,7 @@ from common.web import BATCH_BODY_BYTES_MAX, Route
 from common.web import make_app as make_web_app
 from payment_service.charges import Charges
 from payment_service.handlers import Handlers
+from payment_service.payments import Payments
 from payment_service.recovery import make_recovery
 from payment_service.sandbox import SandboxGateway
 from payment_service.settings import Settings
@@ -52,7 +53,7 @@ def routes(handlers: Handlers) -> list[Route]:
         Route(
             "POST", "/payments/refund", handlers.refund, "Give money back, never more than was captured",
             body=RefundPayment, replies={200: Payment, 202: Payment},
-            errors=[PaymentNotFound, NothingCaptured, RefundExceedsCharge],
+            errors=[PaymentNotFound, NothingCaptured, RefundExceedsCharge, IdempotencyMismatch],
         ),
         Route(
             "POST", "/payments/cancel", handlers.cancel, "See to it that an order is not charged",
@@ -65,7 +66,8 @@ def make_app(settings: Settings) -> web.Application:
     metrics = Metrics("payment")
     database = Database.from_settings(settings, metrics)
     gateway = SandboxGateway(database, latency_s=settings.sandbox_latency_s, slow_s=settings.sandbox_slow_s)
-    charges = Charges(database, gateway, settings, crash_points(settings.crash_point))
+    payments = Payments(database, settings.lease_s)
+    charges = Charges(payments, gateway, settings, crash_points(settings.crash_point))
     recovery = make_recovery(database, charges, metrics, lease_s=settings.lease_s)
 
     @asynccontextmanager
@@ -75,7 +77,7 @@ def make_app(settings: Settings) -> web.Application:
 
     return make_web_app(
         title="VV-Ecommerce payment",
-        routes=routes(Handlers(charges)),
+        routes=routes(Handlers(charges, payments)),
         metrics=metrics,
         why_not_ready=database.readiness(SCHEMA_REVISION),
         lifespan=lifespan,

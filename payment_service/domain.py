@@ -1,9 +1,10 @@
 """The rules of a payment, without any I/O."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from common.context import trace_context
 from common.contracts.payments import (
     CreatePayment,
     Payment,
@@ -30,6 +31,19 @@ OUTSTANDING = {PaymentStatus.PENDING, PaymentStatus.CANCELLING, PaymentStatus.RE
 
 class LostRace(Exception):
     """Somebody else has moved the payment since it was read."""
+
+
+@dataclass(frozen=True)
+class NewPayment:
+    """A payment as it is about to be written; its id is minted before, so that writing it can be repeated."""
+
+    payment_id: str
+    wanted: CreatePayment
+    trace: str | None = field(default_factory=trace_context.get)
+
+    @property
+    def order_id(self) -> str:
+        return self.wanted.order_id
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,7 @@ class Move:
     refund: int = 0
     refund_request_id: str | None = None
     refunds_done: tuple[int, ...] = ()
+    trace: str | None = field(default_factory=trace_context.get)
 
     def __post_init__(self) -> None:
         assert self.to in TRANSITIONS[self.payment.status], f"{self.payment.status} -> {self.to}"

@@ -14,11 +14,13 @@ from common.telemetry import bind_order
 from common.web import Call, Reply, batch_reply
 from payment_service.charges import Charges
 from payment_service.domain import OUTSTANDING
+from payment_service.payments import Payments
 
 
 class Handlers:
-    def __init__(self, charges: Charges) -> None:
+    def __init__(self, charges: Charges, payments: Payments) -> None:
         self._charges = charges
+        self._payments = payments
 
     async def create(self, call: Call[CreatePayment, None, None]) -> Reply:
         bind_order(call.body.order_id)
@@ -30,7 +32,7 @@ class Handlers:
         return batch_reply(await self._charges.charge(call.body.items), _status_of_charge)
 
     async def get(self, call: Call[None, PaymentQuery, None]) -> Reply:
-        return Reply(200, await self._charges.get(call.query.order_id))
+        return Reply(200, (await self._payments.get(call.query.order_id)).to_contract())
 
     async def refund(self, call: Call[RefundPayment, None, None]) -> Reply:
         bind_order(call.body.order_id)

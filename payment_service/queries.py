@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Sequence
 
-from common.contracts.payments import CreatePayment, PaymentStatus
+from common.contracts.payments import PaymentStatus
 from common.database import Row, Transaction, utc
-from payment_service.domain import PaymentRow, Refund
+from payment_service.domain import NewPayment, PaymentRow, Refund
 
 _COLUMNS = (
     "order_id, payment_id, amount, currency, payment_method, status, refunded_amount, reason, "
@@ -19,17 +19,17 @@ def _payment(row: Row) -> PaymentRow:
     return PaymentRow(*values)
 
 
-async def insert_payments(tx: Transaction, items: Sequence[tuple[str, CreatePayment]], lease_s: float) -> int:
-    """Write a pending payment (its id, the wish) for each order that has none; the others stay as they are."""
+async def insert_payments(tx: Transaction, items: Sequence[NewPayment], lease_s: float) -> int:
+    """Write a pending payment for each order that has none; the others stay as they are."""
     return await tx.execute_values(
         "INSERT INTO payments (order_id, payment_id, amount, currency, payment_method, status, lease_until) "
         "VALUES %s ON DUPLICATE KEY UPDATE version = version",
         [
             (
-                *(item.order_id, payment_id, item.amount, item.currency, item.payment_method),
-                *(PaymentStatus.PENDING, _microseconds(lease_s)),
+                *(item.order_id, item.payment_id, item.wanted.amount, item.wanted.currency),
+                *(item.wanted.payment_method, PaymentStatus.PENDING, _microseconds(lease_s)),
             )
-            for payment_id, item in items
+            for item in items
         ],
         "(%s, %s, %s, %s, %s, %s, NOW(6) + INTERVAL %s MICROSECOND)",
     )

@@ -1,0 +1,145 @@
+"""The payment book: each method is one transaction. Writes take lists and give one outcome an item, in order."""
+
+import contextlib
+from collections.abc import Sequence
+from functools import partial
+
+from uuid_utils import uuid7
+
+from common.context import trace_context
+from common.contracts.payments import (
+    NothingCaptured,
+    PaymentNotFound,
+    PaymentStatus,
+    RefundExceedsCharge,
+    RefundPayment,
+)
+from common.database import Database, DuplicateKey, Transaction
+from payment_service import domain, queries
+from payment_service.domain import LostRace, Move, NewPayment, PaymentRow, Refund
+
+
+class Payments:
+    """Payments that are being driven are leased for ``lease_s`` seconds."""
+
+    def __init__(self, database: Database, lease_s: float) -> None:
+        self._database = database
+        self._lease_s = lease_s
+
+    async def open(self, items: Sequence[NewPayment]) -> list[PaymentRow]:
+        """Write down charges before the gateway hears of them. Outcomes: the payment, or the one the order has."""
+        return await self._database.transaction(partial(_open, items=items, lease_s=self._lease_s))
+
+    async def move(self, moves: Sequence[Move]) -> list[PaymentRow | LostRace]:
+        """Write transitions with their events. Outcomes: the payment as it is now, or LostRace."""
+        return await self._database.transaction(partial(_move, moves=moves, lease_s=self._lease_s))
+
+    async def begin_refund(self, wanted: RefundPayment) -> PaymentRow:
+        """Promise money back, once per request_id.
+
+        Raises PaymentNotFound, NothingCaptured, RefundExceedsCharge.
+        """
+        return await self._database.transaction(partial(_begin_refund, wanted=wanted, lease_s=self._lease_s))
+
+    async def begin_cancel(self, order_id: str) -> PaymentRow:
+        """Decide that the order is not charged; whoever drives its payment loses it."""
+        return await self._database.transaction(partial(_begin_cancel, order_id=order_id, lease_s=self._lease_s))
+
+    async def postpone(self, payment: PaymentRow, delay_s: float) -> None:
+        """Leave the payment to recovery, after ``delay_s`` seconds."""
+        await self._database.transaction(partial(queries.mark_postponed, payment=payment, delay_s=delay_s))
+
+    async def get(self, order_id: str) -> PaymentRow:
+        """Raises PaymentNotFound."""
+        found = await self._database.read(partial(queries.get_payments, order_ids=[order_id]))
+        if order_id not in found:
+            raise PaymentNotFound(f"There is no payment for order {order_id}.")
+        return found[order_id]
+
+    async def open_refunds(self, order_id: str) -> list[Refund]:
+        """The refunds that the gateway has not confirmed yet."""
+        return await self._database.read(partial(queries.get_open_refunds, order_id=order_id))
+
+
+async def _open(tx: Transaction, *, items: Sequence[NewPayment], lease_s: float) -> list[PaymentRow]:
+    await queries.insert_payments(tx, items, lease_s)
+    payments = await queries.get_payments(tx, [item.order_id for item in items])
+    own = [item for item in items if payments[item.order_id].payment_id == item.payment_id]
+    # When these are there already, an earlier run of this transaction took effect after all.
+    with contextlib.suppress(DuplicateKey):
+        await queries.insert_events(
+            tx,
+            [(item.order_id, 1, PaymentStatus.PENDING, item.wanted.amount, None, item.trace) for item in own],
+        )
+    return [payments[item.order_id] for item in items]
+
+
+async def _begin_refund(tx: Transaction, *, wanted: RefundPayment, lease_s: float) -> PaymentRow:
+    payment = (await queries.lock_payments(tx, [wanted.order_id])).get(wanted.order_id)
+    if payment is None:
+        raise PaymentNotFound(f"There is no payment for order {wanted.order_id}.")
+    if wanted.request_id and await queries.get_refund_of_request(tx, wanted.order_id, wanted.request_id):
+        return payment
+    if PaymentStatus.REFUNDING not in domain.TRANSITIONS[payment.status]:
+        raise NothingCaptured(f"The payment is {payment.status}; there is nothing to refund.")
+    amount = wanted.amount or payment.refundable
+    if not 0 < amount <= payment.refundable:
+        raise RefundExceedsCharge(
+            f"{payment.refundable} of {payment.amount} {payment.currency} can still be refunded, not {amount}.",
+            refundable=payment.refundable,
+        )
+    move = Move(payment, PaymentStatus.REFUNDING, "refund", refund=amount, refund_request_id=wanted.request_id)
+    return await _move_one(tx, move, lease_s)
+
+
+async def _begin_cancel(tx: Transaction, *, order_id: str, lease_s: float) -> PaymentRow:
+    if await queries.insert_void(tx, order_id, str(uuid7())):
+        await queries.insert_events(
+            tx, [(order_id, 1, PaymentStatus.VOIDED, 0, "order_cancelled", trace_context.get())]
+        )
+    payment = (await queries.lock_payments(tx, [order_id]))[order_id]
+    if payment.status is PaymentStatus.PENDING:
+        return await _move_one(tx, Move(payment, PaymentStatus.CANCELLING, "order_cancelled"), lease_s)
+    if payment.status in (PaymentStatus.CAPTURED, PaymentStatus.REFUNDING) and payment.refundable:
+        move = Move(payment, PaymentStatus.REFUNDING, "order_cancelled", refund=payment.refundable)
+        return await _move_one(tx, move, lease_s)
+    return payment
+
+
+async def _move_one(tx: Transaction, move: Move, lease_s: float) -> PaymentRow:
+    """A move of a payment that this transaction holds, and that therefore cannot lose."""
+    [moved] = await _move(tx, moves=[move], lease_s=lease_s)
+    assert isinstance(moved, PaymentRow)
+    return moved
+
+
+async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[PaymentRow | LostRace]:
+    held = await queries.lock_payments(tx, [move.payment.order_id for move in moves])
+    won = [move for move in moves if held[move.payment.order_id].version == move.payment.version]
+    for move in won:
+        await _write_refunds(tx, move)
+    groups: dict[tuple[PaymentStatus, str | None, int], list[str]] = {}
+    for move in won:
+        groups.setdefault((move.to, move.reason, move.refund), []).append(move.payment.order_id)
+    for (status, reason, refund), order_ids in groups.items():
+        lease = lease_s if status in domain.OUTSTANDING else None
+        await queries.change_payments(tx, order_ids, status, reason=reason, refund=refund, lease_s=lease)
+    await queries.insert_events(
+        tx,
+        [
+            (
+                *(move.payment.order_id, move.payment.last_seq + 1, move.to),
+                *(move.refund or move.payment.amount, move.reason, move.trace),
+            )
+            for move in won
+        ],
+    )
+    changed = await queries.get_payments(tx, [move.payment.order_id for move in won]) if won else {}
+    return [changed.get(move.payment.order_id) or LostRace(move.payment.order_id) for move in moves]
+
+
+async def _write_refunds(tx: Transaction, move: Move) -> None:
+    if move.refund:
+        await queries.insert_refund(tx, move.payment.order_id, move.refund, move.refund_request_id)
+    if move.refunds_done:
+        await queries.mark_refunds_done(tx, move.payment.order_id, move.refunds_done)
