@@ -8,7 +8,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import aiomysql
@@ -16,8 +16,10 @@ from pymysql.err import IntegrityError, MySQLError
 
 from common.context import seconds_left
 from common.errors import DatabaseUnavailable, Overloaded
-from common.settings import ServiceSettings
 from common.telemetry import Metrics, log
+
+if TYPE_CHECKING:
+    from common.settings import ServiceSettings
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -98,7 +100,7 @@ class Database:
         self._pool: Any = None
 
     @classmethod
-    def from_settings(cls, settings: ServiceSettings, metrics: Metrics) -> Self:
+    def from_settings(cls, settings: "ServiceSettings", metrics: Metrics) -> Self:
         return cls(
             settings.database_url.get_secret_value(),
             metrics,
@@ -269,13 +271,18 @@ def parse_database_url(url: str) -> dict[str, Any]:
     parts = urlsplit(url)
     if parts.scheme not in ("mysql", "mariadb") or not parts.path.strip("/"):
         raise ValueError("must look like mysql://user:password@host:port/name")
+    try:
+        port = parts.port or 3306
+    except ValueError:
+        # Its message has what stands there, which is a piece of a password that was not quoted.
+        raise ValueError("must have a number for a port, and quote / : @ in its password (%2F %3A %40)") from None
     options = parse_qs(parts.query)
     unknown = options.keys() - {"unix_socket"}
     if unknown:
         raise ValueError(f"has unknown options: {', '.join(sorted(unknown))}")
     address: dict[str, Any] = {
         "host": parts.hostname or "127.0.0.1",
-        "port": parts.port or 3306,
+        "port": port,
         "user": unquote(parts.username or ""),
         "password": unquote(parts.password or ""),
         "db": parts.path.strip("/"),

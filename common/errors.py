@@ -6,6 +6,8 @@ problem document, the client library reads the same row backwards. The first lin
 
 from typing import Any, ClassVar, TypeVar
 
+from pydantic import ValidationError
+
 T = TypeVar("T")
 
 PROBLEM_CONTENT_TYPE = "application/problem+json"
@@ -25,7 +27,7 @@ class ServiceError(Exception):
 
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 500
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
     def __init_subclass__(cls) -> None:
         ERRORS_BY_CODE[cls.code] = cls
@@ -33,6 +35,7 @@ class ServiceError(Exception):
     def __init__(
         self,
         detail: str | None = None,
+        /,
         *,
         request_id: str | None = None,
         retry_after_s: float | None = None,
@@ -89,12 +92,15 @@ def error_from_problem(problem: dict[str, Any], *, status: int | None = None) ->
     found_status = status if status is not None else problem.get("status", 500)
     error_class = ERRORS_BY_CODE.get(str(problem.get("code"))) or _general_error(int(found_status))
     detail = problem.get("detail") or problem.get("error") or problem.get("title")
-    return error_class(
+    error = error_class(
         str(detail) if detail else None,
         request_id=problem.get("request_id"),
         retry_after_s=problem.get("retry_after_s"),
         **{key: value for key, value in problem.items() if key not in _RESERVED},
     )
+    if isinstance(problem.get("retryable"), bool):
+        error.retryable = problem["retryable"]
+    return error
 
 
 def _general_error(status: int) -> type[ServiceError]:
@@ -117,6 +123,19 @@ class InvalidRequest(ServiceError):
 
     code = "invalid_request"
     status = 400
+
+
+def invalid_field(name: str, message: str) -> InvalidRequest:
+    return InvalidRequest(f"{name}: {message}", errors=[{"field": name, "message": message}])
+
+
+def invalid_request(error: ValidationError) -> InvalidRequest:
+    """The error that names each field that pydantic refused. Values are not repeated."""
+    found = [
+        {"field": ".".join(str(part)[:64] for part in mistake["loc"]) or "body", "message": mistake["msg"][:300]}
+        for mistake in error.errors(include_input=False, include_url=False, include_context=False)[:20]
+    ]
+    return InvalidRequest("; ".join(f"{one['field']}: {one['message']}" for one in found), errors=found)
 
 
 class MalformedHttp(ServiceError):

@@ -1,6 +1,7 @@
 """What happens around every request: its id, its log line and metrics, its errors, its limits."""
 
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -18,6 +19,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _FROM_AIOHTTP = {404: errors.RouteNotFound, 405: errors.MethodNotAllowed, 413: errors.PayloadTooLarge}
 # Asked for every few seconds by probes and scrapers; a line for each would bury the rest.
 _UNLOGGED = {"/livez", "/readyz", "/health", "/metrics"}
+# Up to eleven days; what is longer is no deadline.
+_MILLISECONDS = re.compile(r"[0-9]{1,9}")
 
 
 def observe(metrics: Metrics) -> Middleware:
@@ -56,7 +59,7 @@ def _take_context(request: web.Request) -> str:
     trace = request.headers.get(context.TRACE_HEADER, "")
     context.trace_context.set(trace if context.is_trace_context(trace) else None)
     milliseconds = request.headers.get(context.DEADLINE_HEADER, "")
-    context.set_deadline(int(milliseconds) / 1000 if milliseconds.isascii() and milliseconds.isdigit() else None)
+    context.set_deadline(int(milliseconds) / 1000 if _MILLISECONDS.fullmatch(milliseconds) else None)
     return request_id
 
 
@@ -119,5 +122,8 @@ def limit_in_flight(at_most: int) -> Middleware:
 
 def malformed_http(message: str | None) -> web.Response:
     """The reply to bytes that are not HTTP, or exceed the limits on the request line and headers."""
-    error = errors.MalformedHttp((message or "").split("\n")[0][:200] or None)
-    return problem_response(error)
+    request_id = str(uuid7())
+    context.request_id.set(request_id)
+    error = errors.MalformedHttp((message or "").split("\n")[0][:200].rstrip(":") or None)
+    log.info("malformed_http", detail=error.detail)
+    return problem_response(error, {context.REQUEST_ID_HEADER: request_id})

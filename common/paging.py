@@ -5,7 +5,7 @@ import binascii
 from collections.abc import Callable
 from typing import TypeVar
 
-from common.web import invalid_field
+from common.errors import invalid_field
 
 P = TypeVar("P")
 
@@ -22,6 +22,10 @@ def decode_cursor(cursor: str | None, position: Callable[[str], P]) -> P | None:
     if cursor is None:
         return None
     try:
-        return position(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii"))
+        found = position(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii"))
     except (binascii.Error, ValueError):
-        raise invalid_field("cursor", "is not one that this service gave out.") from None
+        found = None
+    # Parsers are lenient: int takes " 1_0 ", UUID takes braces.
+    if found is None or encode_cursor(found) != cursor:
+        raise invalid_field("cursor", "is not one that this service gave out.")
+    return found

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from common.middleware import malformed_http
-from common.settings import ServiceSettings
+from common.settings import ServiceSettings, refuse_setting
 from common.telemetry import log
 from common.web import DRAINING
 
@@ -36,7 +36,10 @@ async def _serve(app: web.Application, settings: ServiceSettings) -> None:
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.host, settings.port, backlog=2048, reuse_address=True)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            refuse_setting(settings, "port", f"{settings.host}:{settings.port} cannot be used: {error.strerror}")
         log.info("started", host=settings.host, port=settings.port)
         await stopped.wait()
         log.info("draining")
@@ -64,6 +67,11 @@ class _RequestHandler(web.RequestHandler):
         response = malformed_http(message)
         response.force_close()
         return response
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        # A body that could not be decoded was answered already; aiohttp meets it again while it reads the rest.
+        if not isinstance(kwargs.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kwargs)
 
 
 class _Server(web.Server):

@@ -1,10 +1,12 @@
 """Settings from environment variables, and nothing else: what every service needs."""
 
 import sys
-from typing import Literal, TypeVar
+from typing import Literal, NoReturn, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from common.database import parse_database_url
 
 S = TypeVar("S", bound="ServiceSettings")
 
@@ -12,7 +14,7 @@ S = TypeVar("S", bound="ServiceSettings")
 class ServiceSettings(BaseSettings):
     """The knobs that the three services share. Variables carry the service's prefix: ``ORDER_PORT``."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     database_url: SecretStr = Field(
         description="`mysql://user:password@host:port/name`, optionally `?unix_socket=/path`"
@@ -42,6 +44,12 @@ class ServiceSettings(BaseSettings):
     )
     drain_timeout_s: float = Field(20.0, ge=0, description="seconds that running requests get to finish after SIGTERM")
 
+    @field_validator("database_url")
+    @classmethod
+    def _can_be_read(cls, url: SecretStr) -> SecretStr:
+        parse_database_url(url.get_secret_value())
+        return url
+
 
 def read_settings(settings_class: type[S]) -> S:
     """Read a service's settings, or end the process with one line for each variable that is wrong.
@@ -51,9 +59,18 @@ def read_settings(settings_class: type[S]) -> S:
     try:
         return settings_class()
     except ValidationError as error:
-        prefix = settings_class.model_config.get("env_prefix", "")
         for mistake in error.errors(include_input=False, include_url=False, include_context=False):
-            variable = (prefix + "_".join(str(part) for part in mistake["loc"])).upper()
-            problem = "is not set" if mistake["type"] == "missing" else mistake["msg"]
-            print(f"{variable}: {problem}", file=sys.stderr)  # noqa: T201
+            problem = "is not set" if mistake["type"] == "missing" else mistake["msg"].removeprefix("Value error, ")
+            _complain(settings_class, "_".join(str(part) for part in mistake["loc"]), problem)
         raise SystemExit(2) from None
+
+
+def refuse_setting(settings: ServiceSettings, field: str, problem: str) -> NoReturn:
+    """End the process as :func:`read_settings` does, over a value that only turned out to be wrong when it was used."""
+    _complain(type(settings), field, problem)
+    raise SystemExit(2)
+
+
+def _complain(settings_class: type[ServiceSettings], field: str, problem: str) -> None:
+    prefix = settings_class.model_config.get("env_prefix", "")
+    print(f"{prefix}{field}".upper() + f": {problem}", file=sys.stderr)  # noqa: T201

@@ -1,6 +1,7 @@
 """The web kit: a route table becomes an aiohttp application with health, metrics, OpenAPI and one error format."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -11,11 +12,13 @@ from pydantic import BaseModel, ValidationError
 
 from common import errors, middleware, openapi
 from common.contracts.base import Outcome, Outcomes, Problem, View
-from common.errors import ServiceError
+from common.errors import ServiceError, invalid_field, invalid_request
 from common.telemetry import METRICS_CONTENT_TYPE, Metrics
 
 BODY_BYTES_MAX = 64 * 1024
 BATCH_BODY_BYTES_MAX = 1024 * 1024
+# Enough for a megabyte over a poor line.
+BODY_WITHIN_S = 10.0
 
 B = TypeVar("B")
 Q = TypeVar("Q")
@@ -152,15 +155,30 @@ async def _parse_body(request: web.Request, route: Route) -> BaseModel:
     if (request.content_length or 0) > route.body_bytes_max:
         raise _too_large(route)
     try:
-        raw = await request.read()
+        # Mostly it is here already. Who never finishes must not hold one of the places for running requests.
+        async with asyncio.timeout(None if request.content.is_eof() else BODY_WITHIN_S):
+            raw = await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise _too_large(route) from None
+    except TimeoutError:
+        raise errors.MalformedHttp(f"The body was not complete after {BODY_WITHIN_S:g} seconds.") from None
+    except (web.RequestPayloadError, ConnectionError):
+        raise errors.MalformedHttp("The body broke off, or is not what its Content-Encoding says.") from None
     if len(raw) > route.body_bytes_max:
         raise _too_large(route)
     try:
-        return route.body.model_validate_json(raw)
+        body = route.body.model_validate_json(raw)
     except ValidationError as error:
         raise invalid_request(error) from None
+    json.loads(raw, object_pairs_hook=_refuse_repeated_names)
+    return body
+
+
+def _refuse_repeated_names(members: list[tuple[str, Any]]) -> None:
+    """Of two members with one name pydantic takes the last, other parsers the first: nobody knows what was meant."""
+    names = [name for name, _ in members]
+    if len(set(names)) < len(names):
+        raise invalid_field(next(name for name in names if names.count(name) > 1), "May be given only once.")
 
 
 def _too_large(route: Route) -> errors.PayloadTooLarge:
@@ -179,8 +197,15 @@ def _parse_query(request: web.Request, route: Route) -> BaseModel | None:
 
 
 def _known_headers(model: type[BaseModel], request: web.Request) -> dict[str, str]:
-    names = [info.alias or name for name, info in model.model_fields.items()]
-    return {name: request.headers[name] for name in names if name in request.headers}
+    known: dict[str, str] = {}
+    for name, info in model.model_fields.items():
+        header = info.alias or name
+        values = request.headers.getall(header, [])
+        if len(values) > 1:
+            raise invalid_field(header, "May be given only once.")
+        if values:
+            known[header] = values[0]
+    return known
 
 
 def _validate(model: type[BaseModel], texts: dict[str, str]) -> BaseModel:
@@ -188,22 +213,6 @@ def _validate(model: type[BaseModel], texts: dict[str, str]) -> BaseModel:
         return model.model_validate_strings(texts)
     except ValidationError as error:
         raise invalid_request(error) from None
-
-
-def invalid_field(name: str, message: str) -> errors.InvalidRequest:
-    return errors.InvalidRequest(f"{name}: {message}", errors=[{"field": name, "message": message}])
-
-
-def invalid_request(error: ValidationError) -> errors.InvalidRequest:
-    """The 400 that names each field that pydantic refused. Values are not repeated."""
-    found = [
-        {
-            "field": ".".join(str(part)[:64] for part in mistake["loc"]) or "body",
-            "message": mistake["msg"][:300],
-        }
-        for mistake in error.errors(include_input=False, include_url=False, include_context=False)[:20]
-    ]
-    return errors.InvalidRequest("; ".join(f"{one['field']}: {one['message']}" for one in found), errors=found)
 
 
 def _add_health(app: web.Application, why_not_ready: Readiness) -> None:

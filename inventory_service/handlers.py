@@ -56,5 +56,14 @@ class Handlers:
 
     async def ledger(self, call: Call[None, LedgerQuery, None]) -> Reply:
         query = call.query
-        entries, before = await self._stock.ledger(query.sku, decode_cursor(query.cursor, int), query.limit)
+        position = decode_cursor(query.cursor, _ledger_position)
+        entries, before = await self._stock.ledger(query.sku, position, query.limit)
         return Reply(200, Page(items=entries, next_cursor=encode_cursor(before) if before else None))
+
+
+def _ledger_position(text: str) -> int:
+    """Raises ValueError for what no row of the ledger can have."""
+    position = int(text)
+    if not 0 < position < 2**63:
+        raise ValueError("no BIGINT")
+    return position

@@ -5,14 +5,18 @@ from pydantic_settings import SettingsConfigDict
 
 from common.settings import ServiceSettings
 
+_BASE_URL = r"^https?://[^\s/?#]+(/[^\s?#]*)?$"
+
 
 class Settings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="ORDER_")
 
     port: int = Field(8081, ge=0, le=65535, description="port to listen on")
 
-    inventory_url: str = Field("http://127.0.0.1:8082", description="base URL of the inventory service")
-    payment_url: str = Field("http://127.0.0.1:8083", description="base URL of the payment service")
+    inventory_url: str = Field(
+        "http://127.0.0.1:8082", pattern=_BASE_URL, description="base URL of the inventory service"
+    )
+    payment_url: str = Field("http://127.0.0.1:8083", pattern=_BASE_URL, description="base URL of the payment service")
     call_timeout_s: float = Field(
         8.0, gt=0, description="seconds for a call to another service, retries included, until it counts as unknown"
     )
@@ -21,7 +25,7 @@ class Settings(ServiceSettings):
     )
 
     lease_s: float = Field(
-        20.0, gt=0, description="seconds after which recovery takes over an order whose driver is silent"
+        10.0, gt=0, description="seconds after which recovery takes over an order whose driver is silent"
     )
     recovery_interval_s: float = Field(1.0, gt=0, description="seconds between two looks for expired leases")
     retry_first_s: float = Field(

@@ -48,7 +48,7 @@ class Charges:
     async def refund(self, wanted: RefundPayment) -> Payment:
         """Give money back, once per request_id. The payment is ``refunding`` while nobody knows.
 
-        Raises PaymentNotFound, NothingCaptured, RefundExceedsCharge.
+        Raises PaymentNotFound, NothingCaptured, RefundExceedsCharge, IdempotencyMismatch.
         """
         return (await self.advance(await self._payments.begin_refund(wanted))).to_contract()
 

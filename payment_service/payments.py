@@ -15,6 +15,7 @@ from common.contracts.payments import (
     RefundPayment,
 )
 from common.database import Database, DuplicateKey, Transaction
+from common.errors import IdempotencyMismatch
 from payment_service import domain, queries
 from payment_service.domain import LostRace, Move, NewPayment, PaymentRow, Refund
 
@@ -37,9 +38,13 @@ class Payments:
     async def begin_refund(self, wanted: RefundPayment) -> PaymentRow:
         """Promise money back, once per request_id.
 
-        Raises PaymentNotFound, NothingCaptured, RefundExceedsCharge.
+        Raises PaymentNotFound, NothingCaptured, RefundExceedsCharge, IdempotencyMismatch.
         """
-        return await self._database.transaction(partial(_begin_refund, wanted=wanted, lease_s=self._lease_s))
+        # An id also when the caller has none: the transaction may be run again after a COMMIT of unknown outcome.
+        request_id = wanted.request_id or str(uuid7())
+        return await self._database.transaction(
+            partial(_begin_refund, wanted=wanted, request_id=request_id, lease_s=self._lease_s)
+        )
 
     async def begin_cancel(self, order_id: str) -> PaymentRow:
         """Decide that the order is not charged; whoever drives its payment loses it."""
@@ -74,11 +79,14 @@ async def _open(tx: Transaction, *, items: Sequence[NewPayment], lease_s: float)
     return [payments[item.order_id] for item in items]
 
 
-async def _begin_refund(tx: Transaction, *, wanted: RefundPayment, lease_s: float) -> PaymentRow:
+async def _begin_refund(tx: Transaction, *, wanted: RefundPayment, request_id: str, lease_s: float) -> PaymentRow:
     payment = (await queries.lock_payments(tx, [wanted.order_id])).get(wanted.order_id)
     if payment is None:
         raise PaymentNotFound(f"There is no payment for order {wanted.order_id}.")
-    if wanted.request_id and await queries.get_refund_of_request(tx, wanted.order_id, wanted.request_id):
+    earlier = await queries.get_refund_of_request(tx, wanted.order_id, request_id)
+    if earlier is not None and wanted.amount not in (None, earlier.amount):
+        raise IdempotencyMismatch(f"The request_id {request_id} was used before for another amount.")
+    if earlier is not None:
         return payment
     if PaymentStatus.REFUNDING not in domain.TRANSITIONS[payment.status]:
         raise NothingCaptured(f"The payment is {payment.status}; there is nothing to refund.")
@@ -88,7 +96,7 @@ async def _begin_refund(tx: Transaction, *, wanted: RefundPayment, lease_s: floa
             f"{payment.refundable} of {payment.amount} {payment.currency} can still be refunded, not {amount}.",
             refundable=payment.refundable,
         )
-    move = Move(payment, PaymentStatus.REFUNDING, "refund", refund=amount, refund_request_id=wanted.request_id)
+    move = Move(payment, PaymentStatus.REFUNDING, "refund", refund=amount, refund_request_id=request_id)
     return await _move_one(tx, move, lease_s)
 
 

@@ -124,7 +124,7 @@ async def lock_expired(tx: Transaction, limit: int) -> list[PaymentRow]:
 async def mark_claimed(tx: Transaction, order_ids: Collection[str], lease_s: float) -> int:
     """Take payments away from whoever drove them: their version is raised."""
     return await tx.execute(
-        "UPDATE payments SET version = version + 1, attempts = attempts + 1, "
+        "UPDATE payments SET version = version + 1, attempts = LEAST(attempts + 1, 1000), "
         "lease_until = NOW(6) + INTERVAL %s MICROSECOND WHERE order_id IN %s",
         (_microseconds(lease_s), list(order_ids)),
     )

@@ -18,7 +18,7 @@ class Settings(ServiceSettings):
     sandbox_slow_s: float = Field(3.0, ge=0, description="seconds that it takes longer for `tok_slow`")
 
     lease_s: float = Field(
-        20.0, gt=0, description="seconds after which recovery takes over a payment whose driver is silent"
+        12.0, gt=0, description="seconds after which recovery takes over a payment whose driver is silent"
     )
     recovery_interval_s: float = Field(1.0, gt=0, description="seconds between two looks for expired leases")
     retry_first_s: float = Field(

@@ -57,13 +57,15 @@ class Api(Generic[C]):
                 raise SystemExit(EXIT_INTERRUPTED) from None
 
     def _end(self, error: ServiceError, repeat_with: str | None) -> NoReturn:
+        if error.is_refusal:
+            repeat_with = None
         if self.as_json:
-            click.echo(json.dumps(error.to_problem()), err=True)
+            hint = {"repeat_with": repeat_with} if repeat_with else {}
+            click.echo(json.dumps(error.to_problem() | hint), err=True)
         else:
             request = f", request {error.request_id}" if error.request_id else ""
             click.echo(f"Error: {error.detail} ({error.code}{request})", err=True)
-            if not error.is_refusal:
-                _hint(repeat_with)
+            _hint(repeat_with)
         raise SystemExit(Refused.exit_code if error.is_refusal else Unavailable.exit_code)
 
 
@@ -89,7 +91,7 @@ def uses(
             "--timeout",
             "timeout_s",
             type=click.FloatRange(0, min_open=True),
-            default=10.0,
+            default=30.0,
             show_default=True,
             metavar="SECONDS",
             help="Time for a whole call, retries included.",

@@ -35,19 +35,23 @@ def blocking(
 def blocking_iterator(
     method: Callable[Concatenate[C, P], AsyncIterator[R]],
 ) -> Callable[Concatenate["BlockingClient[Any]", P], Iterator[R]]:
-    """The blocking twin of an asynchronous generator method, with the same signature."""
+    """The blocking twin of a method that returns an asynchronous iterator, with the same signature."""
 
     @functools.wraps(method)
     def iterate(self: "BlockingClient[Any]", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
-        iterator = method(self._client, *args, **kwargs)
-        while True:
-            try:
-                item = self._thread.run(_next(iterator))
-            except StopAsyncIteration:
-                return
-            yield item
+        return _items(self, method(self._client, *args, **kwargs))
 
     return iterate
+
+
+def _items(client: "BlockingClient[Any]", iterator: AsyncIterator[R]) -> Iterator[R]:
+    # Holds the client and not only its thread: a client that is garbage closes itself.
+    while True:
+        try:
+            item = client._thread.run(_next(iterator))
+        except StopAsyncIteration:
+            return
+        yield item
 
 
 async def _next(iterator: AsyncIterator[R]) -> R:
@@ -67,7 +71,7 @@ class BlockingClient(Generic[C]):
         self,
         base_url: str | None = None,
         *,
-        timeout_s: float = 10.0,
+        timeout_s: float = 30.0,
         retry: RetryPolicy = DEFAULT_RETRY,
         connections_max: int = 512,
     ) -> None:
@@ -113,6 +117,10 @@ class _LoopThread:
             # KeyboardInterrupt, above all: what nobody waits for any more must not go on in the background.
             future.cancel()
             raise
+        finally:
+            # The error's traceback has this frame, and the future the error: without the cycle a forgotten client
+            # is garbage at once, and not when the collector comes by.
+            del future
 
     def stop(self) -> None:
         with self._lock:

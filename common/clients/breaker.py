@@ -20,7 +20,7 @@ class CircuitBreaker:
         self,
         *,
         failures_max: int = 10,
-        open_s: float = 2.0,
+        open_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._failures_max = failures_max

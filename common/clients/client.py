@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from itertools import count
 from types import TracebackType
 from typing import ClassVar, Self, TypeVar
@@ -19,9 +19,11 @@ from common.clients.breaker import CircuitBreaker
 from common.clients.replies import read_reply
 from common.clients.retry import RetryBudget, RetryPolicy
 from common.clients.transport import Request, Transport, was_sent
+from common.contracts.base import Page, View
 from common.errors import DeadlineExceeded, ServiceError
 
 M = TypeVar("M", bound=BaseModel)
+V = TypeVar("V", bound=View)
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class AsyncClient:
         self,
         base_url: str | None = None,
         *,
-        timeout_s: float = 10.0,
+        timeout_s: float = 30.0,
         retry: RetryPolicy = DEFAULT_RETRY,
         session: aiohttp.ClientSession | None = None,
         connections_max: int = 512,
@@ -110,9 +112,12 @@ class AsyncClient:
             all_headers["Content-Type"] = "application/json"
         request = Request(method, self._url(path, query), all_headers, data)
         attempt_timeout_s = self._retry.attempt_timeout_s if is_idempotent else self._timeout_s
+        failure: ServiceError | None = None
         self._budget.deposit()
         for attempt in count(1):
             left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise failure or DeadlineExceeded(f"The deadline had passed before {request.name} was sent.")
             all_headers[context.DEADLINE_HEADER] = str(max(1, int(left_s * 1000)))
             try:
                 return await self._attempt(request, contract, min(left_s, attempt_timeout_s))
@@ -128,13 +133,22 @@ class AsyncClient:
                     and self._budget.withdraw()
                 ):
                     raise
+                failure = error
                 log.debug("attempt %d failed, again in %.3f s: %s", attempt, wait_s, error.detail)
             await asyncio.sleep(wait_s)
         raise AssertionError("unreachable")
 
+    async def _items(self, path: str, contract: type[Page[V]], query: BaseModel) -> AsyncIterator[V]:
+        """The items of every page from ``query`` on; a page is fetched when its first item is asked for."""
+        while True:
+            page = await self._call("GET", path, contract, query=query)
+            for item in page.items:
+                yield item
+            if page.next_cursor is None:
+                return
+            query = query.model_copy(update={"cursor": page.next_cursor})
+
     async def _attempt(self, request: Request, contract: type[M], timeout_s: float) -> M:
-        if timeout_s <= 0:
-            raise DeadlineExceeded(f"The deadline had passed before {request.name} was sent.")
         ticket = self._breaker.admit()
         try:
             reply = await self._transport.request(request, timeout_s)

@@ -106,18 +106,11 @@ class AsyncInventoryClient(AsyncClient):
         outcomes = await self._call("POST", "/inventory/rollback/batch", Outcomes[StockChange], body=batch)
         return read_outcomes(outcomes, expected=len(items))
 
-    async def ledger(self, sku: str, *, page_size: int = 50) -> AsyncIterator[LedgerEntry]:
-        """Every change of a SKU's stock; ``page_size`` entries a request. Raises SkuNotFound."""
-        cursor: str | None = None
-        while True:
-            with named_fields:
-                query = LedgerQuery(sku=sku, limit=page_size, cursor=cursor)
-            page = await self._call("GET", "/inventory/ledger", Page[LedgerEntry], query=query)
-            for entry in page.items:
-                yield entry
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+    def ledger(self, sku: str, *, page_size: int = 50) -> AsyncIterator[LedgerEntry]:
+        """Every change of a SKU's stock, newest first; ``page_size`` entries a request. Raises SkuNotFound."""
+        with named_fields:
+            query = LedgerQuery(sku=sku, limit=page_size)
+        return self._items("/inventory/ledger", Page[LedgerEntry], query)
 
 
 class InventoryClient(BlockingClient[AsyncInventoryClient]):

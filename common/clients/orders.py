@@ -71,22 +71,15 @@ class AsyncOrderClient(AsyncClient):
             OrderQuery(order_id=order_id)
         return await self._call("GET", f"/orders/{order_id}", Order)
 
-    async def list(
+    def list(
         self, *, user_id: str | None = None, status: OrderStatus | str | None = None, page_size: int = 50
     ) -> AsyncIterator[Order]:
         """Every order, newest first, of a user and in a status if given; ``page_size`` orders a request."""
-        cursor: str | None = None
-        while True:
-            with named_fields:
-                query = ListOrdersQuery.model_validate(
-                    {"user_id": user_id, "status": status, "limit": page_size, "cursor": cursor}, strict=False
-                )
-            page = await self._call("GET", "/orders", Page[Order], query=query)
-            for order in page.items:
-                yield order
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+        with named_fields:
+            query = ListOrdersQuery.model_validate(
+                {"user_id": user_id, "status": status, "limit": page_size}, strict=False
+            )
+        return self._items("/orders", Page[Order], query)
 
     async def events(self, order_id: str) -> OrderTimeline:
         """Every transition of an order with its time and reason. Raises OrderNotFound."""

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from uuid_utils import uuid7
 
 from common.contracts.inventory import StockLine
-from common.errors import InvalidRequest
+from common.errors import invalid_request
 
 Items = Mapping[str, int] | Sequence[StockLine]
 """The lines of a cart: ``{sku: quantity}`` or StockLines."""
@@ -34,12 +34,7 @@ class _NamedFields:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, ValidationError):
-            found = [
-                {"field": ".".join(map(str, mistake["loc"])) or "body", "message": mistake["msg"]}
-                for mistake in error.errors(include_input=False, include_url=False, include_context=False)
-            ]
-            detail = "; ".join(f"{one['field']}: {one['message']}" for one in found)
-            raise InvalidRequest(detail, errors=found) from None
+            raise invalid_request(error) from None
 
 
 named_fields = _NamedFields()

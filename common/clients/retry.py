@@ -14,8 +14,11 @@ class RetryPolicy:
 
     attempts_max: int = 4
     """Attempts a call makes at the most, the first one included."""
-    attempt_timeout_s: float = 5.0
-    """Seconds an attempt may take, so that a connection gone silent leaves time for another one."""
+    attempt_timeout_s: float = 12.0
+    """Seconds an attempt may take, so that a connection gone silent leaves time for another one.
+
+    Longer than the 10 seconds after which the order service answers a checkout that still goes on.
+    """
     backoff_base_s: float = 0.05
     backoff_max_s: float = 1.0
     """Seconds: the wait before attempt n + 1 is random, up to ``base * 2**(n - 1)``, and never above ``max``."""

@@ -38,20 +38,20 @@ from common.clients import (
     TooManyRequests,
 )
 from common.errors import InternalError
+from tests.wire import ORDER_ID, QUICK, order
 
 HOST = "http://shop.test"
 ORDERS = f"{HOST}/orders"
 CREATE_STOCK = f"{HOST}/inventory/create"
 DECREASE = f"{HOST}/inventory/decrease"
-ORDER_ID = "0192f0c1-2345-7abc-8def-0123456789ab"
-QUICK = RetryPolicy(attempts_max=3, backoff_base_s=0.001, backoff_max_s=0.001)
 
 
 class _Response(aiohttp.ClientResponse):
     """aioresponses 0.7.9 makes responses without the ``stream_writer`` that aiohttp 3.14 wants."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, stream_writer=SimpleNamespace(output_size=0), **kwargs)
+        kwargs["stream_writer"] = SimpleNamespace(output_size=0)
+        super().__init__(*args, **kwargs)
 
 
 @pytest.fixture
@@ -73,22 +73,6 @@ async def inventory() -> AsyncIterator[AsyncInventoryClient]:
         yield client
 
 
-def order(status: OrderStatus = OrderStatus.COMPLETED) -> str:
-    now = datetime.now(UTC)
-    return Order(
-        order_id=ORDER_ID,
-        user_id="ada",
-        status=status,
-        items=[],
-        total_amount=1999,
-        currency="USD",
-        payment_method="tok_ok",
-        reason=None,
-        created_at=now,
-        updated_at=now,
-    ).model_dump_json()
-
-
 def problem(error: ServiceError) -> dict[str, Any]:
     return {"status": error.status, "payload": error.to_problem(), "content_type": "application/problem+json"}
 
@@ -107,7 +91,8 @@ def no_connection() -> aiohttp.ClientConnectorError:
 
 
 async def place(orders: AsyncOrderClient, **changes: Any) -> Order:
-    return await orders.create(**{"user_id": "ada", "sku": "book", "total_amount": 1999} | changes)
+    arguments: dict[str, Any] = {"user_id": "ada", "sku": "book", "total_amount": 1999}
+    return await orders.create(**arguments | changes)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +104,7 @@ async def place(orders: AsyncOrderClient, **changes: Any) -> Order:
         ({"exception": aiohttp.ClientPayloadError("broke off")}, ServiceUnavailable),
         ({"exception": no_connection()}, ServiceUnavailable),
         ({"status": 201, "body": b"\x00\xff garbage"}, ServiceUnavailable),
-        ({"status": 201, "body": order()[:40]}, ServiceUnavailable),
+        ({"status": 201, "body": order().model_dump_json()[:40]}, ServiceUnavailable),
         ({"status": 201, "body": "{}"}, ServiceUnavailable),
         ({"status": 204, "body": ""}, ServiceUnavailable),
         ({"status": 502, "body": "<html>Bad Gateway</html>", "content_type": "text/html"}, ServiceUnavailable),
@@ -168,14 +153,14 @@ async def test_a_call_succeeds_after_passing_trouble(wire: aioresponses, orders:
     """A reset and a proxy's 502 are forgotten when the third attempt is answered."""
     wire.post(ORDERS, exception=aiohttp.ServerDisconnectedError())
     wire.post(ORDERS, status=502, body="<html>")
-    wire.post(ORDERS, status=201, body=order())
+    wire.post(ORDERS, status=201, body=order().model_dump_json())
 
     assert (await place(orders)).status is OrderStatus.COMPLETED
 
 
 async def test_an_accepted_order_is_a_success(wire: aioresponses, orders: AsyncOrderClient) -> None:
     """202 is an order like any other, whose status is not final yet."""
-    wire.post(ORDERS, status=202, body=order(OrderStatus.INVENTORY_RESERVED))
+    wire.post(ORDERS, status=202, body=order(OrderStatus.INVENTORY_RESERVED).model_dump_json())
 
     assert (await place(orders)).status is OrderStatus.INVENTORY_RESERVED
 
@@ -186,7 +171,7 @@ async def test_a_call_has_one_idempotency_key_for_all_its_attempts(
     """The key made for a call, and its request id, stay the same over retries; the next call has others."""
     for _ in range(2):
         wire.post(ORDERS, exception=TimeoutError())
-        wire.post(ORDERS, status=201, body=order())
+        wire.post(ORDERS, status=201, body=order().model_dump_json())
         await place(orders)
 
     first, second = sent(wire)[:2], sent(wire)[2:]
@@ -198,7 +183,7 @@ async def test_a_call_has_one_idempotency_key_for_all_its_attempts(
 async def test_the_callers_own_idempotency_key_is_kept(wire: aioresponses, orders: AsyncOrderClient) -> None:
     """A key that the caller chose is sent as it is, at every attempt."""
     wire.post(ORDERS, exception=TimeoutError())
-    wire.post(ORDERS, status=201, body=order())
+    wire.post(ORDERS, status=201, body=order().model_dump_json())
 
     await place(orders, idempotency_key="cart-42")
 
@@ -292,7 +277,7 @@ async def test_retry_after_is_honoured(wire: aioresponses, orders: AsyncOrderCli
     """The client waits at least as long as the service asked, by document or by header."""
     wire.post(ORDERS, **problem(RequestInProgress(retry_after_s=0.2)))
     wire.post(ORDERS, status=503, body="busy", headers={"Retry-After": "1"})
-    wire.post(ORDERS, status=201, body=order())
+    wire.post(ORDERS, status=201, body=order().model_dump_json())
     started = time.monotonic()
 
     await place(orders)
@@ -344,7 +329,7 @@ async def test_the_context_travels_with_the_call(wire: aioresponses, orders: Asy
     context.request_id.set("checkout-7")
     context.trace_context.set(trace)
     context.set_deadline(3)
-    wire.post(ORDERS, status=201, body=order())
+    wire.post(ORDERS, status=201, body=order().model_dump_json())
 
     await place(orders)
 
@@ -442,7 +427,7 @@ async def test_invalid_arguments_are_named_before_anything_is_sent(
 
 async def test_pages_follow_each_other(wire: aioresponses, orders: AsyncOrderClient) -> None:
     """A list asks for the next page when the items of this one are used up, and ends with the last."""
-    one = json.loads(order())
+    one = order().model_dump(mode="json")
     wire.get(f"{ORDERS}?limit=2&status=completed", payload={"items": [one, one], "next_cursor": "abc"})
     wire.get(f"{ORDERS}?cursor=abc&limit=2&status=completed", payload={"items": [one]})
 
@@ -453,15 +438,15 @@ async def test_pages_follow_each_other(wire: aioresponses, orders: AsyncOrderCli
 
 async def test_waiting_ends_with_a_final_status(wire: aioresponses, orders: AsyncOrderClient) -> None:
     """An order is asked for until it is completed, failed or cancelled."""
-    wire.get(f"{ORDERS}/{ORDER_ID}", body=order(OrderStatus.PAID))
-    wire.get(f"{ORDERS}/{ORDER_ID}", body=order(OrderStatus.COMPLETED))
+    wire.get(f"{ORDERS}/{ORDER_ID}", body=order(OrderStatus.PAID).model_dump_json())
+    wire.get(f"{ORDERS}/{ORDER_ID}", body=order(OrderStatus.COMPLETED).model_dump_json())
 
     assert (await orders.wait(ORDER_ID, timeout_s=5)).status is OrderStatus.COMPLETED
 
 
 async def test_waiting_ends_with_its_time(wire: aioresponses, orders: AsyncOrderClient) -> None:
     """An order that stays unfinished raises DeadlineExceeded with the status it stays in."""
-    wire.get(f"{ORDERS}/{ORDER_ID}", body=order(OrderStatus.PAID), repeat=True)
+    wire.get(f"{ORDERS}/{ORDER_ID}", body=order(OrderStatus.PAID).model_dump_json(), repeat=True)
 
     with pytest.raises(DeadlineExceeded, match="paid"):
         await orders.wait(ORDER_ID, timeout_s=0.1)
