@@ -1,7 +1,6 @@
 """What goes on beside the requests: loops, and the points at which tests kill the process."""
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -18,9 +17,12 @@ async def running(loop: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        # A cancellation may get lost: the wait_for of Python 3.11 swallows one that comes at the wrong moment.
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=1)
+        if not task.cancelled():
+            task.result()
 
 
 def crash_points(armed: str | None) -> CrashPoints:

@@ -23,6 +23,8 @@ from common import context
 __all__ = ["METRICS_CONTENT_TYPE", "Metrics", "bind_order", "configure_logging", "log"]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
+# Where nobody configures anything, in the vv command and in scripts, standard output belongs to the program.
+structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 # A series of creation times for each counter doubles what is scraped, and nothing reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from common.contracts.orders import OrderStatus
 from common.errors import ServiceError
+from common.telemetry import log
 from order_service.domain import FINAL
 from order_service.orders import Orders
 
@@ -29,9 +30,10 @@ class OrderMetrics:
         while True:
             try:
                 found = await orders.count_unfinished()
-            except ServiceError:
-                found = None
-            if found is not None:
                 for status in set(OrderStatus) - FINAL:
                     self._unfinished.labels(status).set(found.get(status, 0))
+            except ServiceError as error:
+                log.warning("orders_not_counted", code=error.code)
+            except Exception:
+                log.exception("orders_not_counted")
             await asyncio.sleep(_COUNTED_EVERY_S)

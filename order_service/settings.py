@@ -5,7 +5,7 @@ from pydantic_settings import SettingsConfigDict
 
 from common.settings import ServiceSettings
 
-_BASE_URL = r"^https?://[^\s/?#]+(/[^\s?#]*)?$"
+_BASE_URL = r"^https?://([^\s/?#@]+@)?(\[[0-9A-Fa-f:.]+\]|[^\s/?#:@]+)(:[0-9]{1,5})?(/[^\s?#]*)?$"
 
 
 class Settings(ServiceSettings):
