@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import aiomysql
 from pymysql.err import IntegrityError, MySQLError
 
 from common.context import seconds_left
+from common.database_url import parse_database_url
 from common.errors import DatabaseUnavailable, Overloaded
 from common.telemetry import Metrics, log
 
@@ -31,7 +31,7 @@ _NOT_APPLIED = {1205, 1213, 1020}
 _AMBIGUOUS = {0, 1053, 1180, 1927, 2003, 2006, 2013, 2055, 4031}
 _RUN_AGAIN = _NOT_APPLIED | _AMBIGUOUS
 # Too many connections, wrong account or database, read-only, out of space, query killed: the server's state, not ours.
-_REFUSING_SERVER = {1021, 1040, 1044, 1045, 1049, 1114, 1203, 1290, 1317}
+_REFUSING_SERVER = {1021, 1040, 1044, 1045, 1047, 1049, 1114, 1129, 1203, 1226, 1290, 1317, 1836}
 _RUNS_AT_MOST = 6
 # A server that is alive greets at once; the time is for a network that lost a packet or two.
 CONNECT_WITHIN_S = 5.0
@@ -48,15 +48,15 @@ class Transaction:
     def __init__(self, cursor: Any) -> None:
         self._cursor = cursor
 
-    async def fetch_all(self, sql: str, args: Sequence[Any] = ()) -> list[Row]:
+    async def fetch_all(self, sql: str, args: Sequence[Any] | None = None) -> list[Row]:
         await self._cursor.execute(sql, args)
         return list(await self._cursor.fetchall())
 
-    async def fetch_one(self, sql: str, args: Sequence[Any] = ()) -> Row | None:
+    async def fetch_one(self, sql: str, args: Sequence[Any] | None = None) -> Row | None:
         rows = await self.fetch_all(sql, args)
         return rows[0] if rows else None
 
-    async def execute(self, sql: str, args: Sequence[Any] = ()) -> int:
+    async def execute(self, sql: str, args: Sequence[Any] | None = None) -> int:
         """Run a statement and return the number of rows that it changed.
 
         Raises DuplicateKey.
@@ -75,6 +75,7 @@ class Transaction:
         Unlike aiomysql's ``executemany`` this never falls back to a statement a row.
         """
         values = ", ".join([self._cursor.mogrify(row, values) for values in rows])
+        # Without arguments nothing is formatted any more: a percent sign in a value stays what it is.
         return await self.execute(sql.replace("%s", values, 1)) if values else 0
 
 
@@ -171,8 +172,11 @@ class Database:
                     applied = await self.read(
                         lambda tx: tx.fetch_one("SELECT 1 FROM _yoyo_migration WHERE migration_id = %s", (revision,))
                     )
-            except (DatabaseUnavailable, Overloaded, TimeoutError) as error:
-                return f"The database does not answer: {error or 'it took more than 2 seconds.'}"
+            except Overloaded:
+                # Busy is not broken: taking a service out of rotation for its load only moves the load.
+                return None
+            except (DatabaseUnavailable, TimeoutError):
+                return "The database does not answer."
             except MySQLError:
                 applied = None
             return None if applied else f"The database lacks the migration {revision}; run: vv migrate apply"
@@ -205,9 +209,13 @@ class Database:
                 yield connection
             finally:
                 self._metrics.pool_in_use.dec()
-                await self._pool.release(connection)
+                self._release(connection)
         finally:
             self._slots.release()
+
+    def _release(self, connection: Any) -> None:
+        # Not awaited: it would only wait to wake those who wait inside the pool, and nobody does.
+        self._pool.release(connection)
 
     async def _connect(self) -> Any:
         async with asyncio.timeout(CONNECT_WITHIN_S):
@@ -225,7 +233,7 @@ class Database:
                     )
             except BaseException:
                 connection.close()
-                await self._pool.release(connection)
+                self._release(connection)
                 raise
             connection.vv_ready = True
         return connection
@@ -268,32 +276,3 @@ def _as_service_error(error: Exception) -> Exception:
         log.warning("database_unavailable", errno=errno, error=type(error).__name__)
         return DatabaseUnavailable(retry_after_s=1)
     return error
-
-
-def parse_database_url(url: str) -> dict[str, Any]:
-    """``mysql://user:password@host:port/name?unix_socket=/path`` as arguments of ``aiomysql.connect``.
-
-    Raises ValueError with a sentence that does not contain the password.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in ("mysql", "mariadb") or not parts.path.strip("/"):
-        raise ValueError("must look like mysql://user:password@host:port/name")
-    try:
-        port = parts.port or 3306
-    except ValueError:
-        # Its message has what stands there, which is a piece of a password that was not quoted.
-        raise ValueError("must have a number for a port, and quote / : @ in its password (%2F %3A %40)") from None
-    options = parse_qs(parts.query)
-    unknown = options.keys() - {"unix_socket"}
-    if unknown:
-        raise ValueError(f"has unknown options: {', '.join(sorted(unknown))}")
-    address: dict[str, Any] = {
-        "host": parts.hostname or "127.0.0.1",
-        "port": port,
-        "user": unquote(parts.username or ""),
-        "password": unquote(parts.password or ""),
-        "db": parts.path.strip("/"),
-    }
-    if "unix_socket" in options:
-        address["unix_socket"] = options["unix_socket"][0]
-    return address

@@ -90,7 +90,7 @@ def error_from_problem(problem: dict[str, Any], *, status: int | None = None) ->
     still tells a refusal from an outage.
     """
     found_status = status if status is not None else problem.get("status", 500)
-    error_class = ERRORS_BY_CODE.get(str(problem.get("code"))) or _general_error(int(found_status))
+    error_class = ERRORS_BY_CODE.get(str(problem.get("code"))) or general_error(int(found_status))
     detail = problem.get("detail") or problem.get("error") or problem.get("title")
     error = error_class(
         str(detail) if detail else None,
@@ -103,7 +103,8 @@ def error_from_problem(problem: dict[str, Any], *, status: int | None = None) ->
     return error
 
 
-def _general_error(status: int) -> type[ServiceError]:
+def general_error(status: int) -> type[ServiceError]:
+    """The error that says of a status what can be said in general."""
     general: dict[int, type[ServiceError]] = {
         404: NotFound,
         409: Conflict,

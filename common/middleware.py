@@ -76,9 +76,9 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except errors.ServiceError as error:
         return problem_response(error)
     except web.HTTPException as error:
-        error_class = _FROM_AIOHTTP.get(error.status)
-        if error_class is None:
+        if error.status < 400:
             raise
+        error_class = _FROM_AIOHTTP.get(error.status) or errors.general_error(error.status)
         allow = {str(hdrs.ALLOW): error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else {}
         return problem_response(error_class(f"{request.method} {request.path[:100]}: {error_class.title()}."), allow)
     except Exception:

@@ -25,7 +25,7 @@ class Recoverable(Protocol):
 R = TypeVar("R", bound=Recoverable)
 
 # Enough to empty a queue quickly, few enough that the rest of the service is not crowded out.
-_ITEMS_A_RUN = 64
+_ITEMS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -54,37 +54,55 @@ class Recovery(Generic[R]):
     async def run_once(self, limit: int) -> Counter[str]:
         """Take up to ``limit`` items; count them by the status in which this left them."""
         claimed = await self._claim(limit)
-        statuses = await asyncio.gather(*(self._take_up(item, claimed.traces) for item in claimed.items))
-        for status in statuses:
-            self._metrics.recovered.labels(status).inc()
-        return Counter(statuses)
+        return Counter(await asyncio.gather(*(self._take_up(item, claimed.traces) for item in claimed.items)))
 
     async def run(self, interval_s: float) -> None:
-        """Recover for ever: at once again while there is a lot to do, else after ``interval_s`` seconds."""
-        while True:
-            done: Counter[str] = Counter()
-            try:
-                done = await self.run_once(_ITEMS_A_RUN)
-            except ServiceError as error:
-                log.warning("recovery_postponed", task=self._name, code=error.code)
-            except Exception:
-                log.exception("recovery_failed", task=self._name)
-            if done:
-                log.info("recovered", task=self._name, **done)
-            if done.total() < _ITEMS_A_RUN:
-                # Jitter keeps several processes from asking in step.
-                await asyncio.sleep(interval_s * random.uniform(0.5, 1.5))
+        """Recover for ever, looking every ``interval_s`` seconds; an item that takes long holds up no other."""
+        running: set[asyncio.Task[str]] = set()
+        try:
+            while True:
+                for item, traces in await self._look(_ITEMS_AT_ONCE - len(running)):
+                    task = asyncio.create_task(self._take_up(item, traces))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+                if len(running) == _ITEMS_AT_ONCE:
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                else:
+                    # Jitter keeps several processes from asking in step.
+                    await asyncio.sleep(interval_s * random.uniform(0.5, 1.5))
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _look(self, limit: int) -> list[tuple[R, Mapping[str, str]]]:
+        if limit <= 0:
+            return []
+        try:
+            claimed = await self._claim(limit)
+        except ServiceError as error:
+            log.warning("recovery_postponed", task=self._name, code=error.code)
+            return []
+        except Exception:
+            log.exception("recovery_failed", task=self._name)
+            return []
+        return [(item, claimed.traces) for item in claimed.items]
 
     async def _take_up(self, item: R, traces: Mapping[str, str]) -> str:
         context.request_id.set(str(uuid7()))
         context.trace_context.set(traces.get(item.order_id))
         with structlog.contextvars.bound_contextvars(order_id=item.order_id):
+            status = str(item.status)
             try:
-                return str((await self._advance(item)).status)
+                status = str((await self._advance(item)).status)
+                log.info("recovered", task=self._name, status=status)
             except ServiceError as error:
                 # It keeps its lease, and is taken up again when that has run out.
                 log.warning("recovery_postponed", task=self._name, code=error.code)
-                return str(item.status)
+            except Exception:
+                log.exception("recovery_failed", task=self._name)
+            self._metrics.recovered.labels(status).inc()
+            return status
 
 
 def backoff_s(attempt: int, first_s: float, most_s: float) -> float:

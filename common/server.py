@@ -14,7 +14,7 @@ from common.settings import ServiceSettings, refuse_setting
 from common.telemetry import log
 from common.web import DRAINING
 
-# Shorter than the default (75 s), longer than any sensible keep-alive of a proxy in front.
+# Longer than the keep-alive of usual proxies (60 s), which must be the side that closes.
 _KEEPALIVE_S = 75.0
 
 

@@ -6,7 +6,8 @@ from typing import Literal, NoReturn, TypeVar
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from common.database import parse_database_url
+from common.contracts.base import BATCH_MAX
+from common.database_url import parse_database_url
 
 S = TypeVar("S", bound="ServiceSettings")
 
@@ -34,6 +35,17 @@ class ServiceSettings(BaseSettings):
         15.0,
         gt=0,
         description="seconds after which a transaction that hangs is abandoned with its connection",
+    )
+
+    max_batch: int = Field(
+        64, ge=1, le=BATCH_MAX, description="items that share a transaction or call at the most; 1 switches that off"
+    )
+    batches_in_flight_max: int = Field(1, ge=1, description="batches of one kind on their way at once")
+    batch_gather_s: float = Field(
+        0.003, ge=0, description="seconds that items gather for another batch while one is on its way"
+    )
+    batch_queue_max: int = Field(
+        10_000, ge=1, description="items waiting for a batch of one kind; one more gets 503 and `Retry-After`"
     )
 
     requests_in_flight_max: int = Field(

@@ -113,6 +113,23 @@ class Metrics:
             ["errno"],
             registry=self.registry,
         )
+        self.batch_size = Histogram(
+            "vv_batch_items",
+            "Items that shared a transaction or call",
+            ["batcher"],
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=self.registry,
+        )
+        self.batch_wait = Histogram(
+            "vv_batch_wait_seconds",
+            "Time from an item's arrival to the start of its batch",
+            ["batcher"],
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.batches_in_flight = Gauge(
+            "vv_batches_in_flight", "Batches on their way now", ["batcher"], registry=self.registry
+        )
         self.recovered = Counter(
             "vv_recovery_items",
             "What recovery took up after its lease ran out, by the state in which it left it",

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from common.batching import Batcher
 from common.contracts.base import Outcomes, Page
 from common.contracts.inventory import (
     CreateStock,
@@ -31,7 +32,7 @@ from common.errors import IdempotencyMismatch
 from common.telemetry import Metrics
 from common.web import BATCH_BODY_BYTES_MAX, Route
 from common.web import make_app as make_web_app
-from inventory_service.handlers import Handlers
+from inventory_service.handlers import Decreases, Handlers, Rollbacks
 from inventory_service.settings import Settings
 from inventory_service.stock import Stock
 
@@ -84,15 +85,20 @@ def routes(handlers: Handlers) -> list[Route]:
 def make_app(settings: Settings) -> web.Application:
     metrics = Metrics("inventory")
     database = Database.from_settings(settings, metrics)
+    stock = Stock(database)
+    decreases: Decreases = Batcher("decreases", stock.decrease, settings, metrics)
+    rollbacks: Rollbacks = Batcher("rollbacks", stock.rollback, settings, metrics)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with database:
             yield
+            await decreases.drain()
+            await rollbacks.drain()
 
     return make_web_app(
         title="VV-Ecommerce inventory",
-        routes=routes(Handlers(Stock(database))),
+        routes=routes(Handlers(stock, decreases, rollbacks)),
         metrics=metrics,
         why_not_ready=database.readiness(SCHEMA_REVISION),
         lifespan=lifespan,

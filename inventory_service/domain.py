@@ -84,7 +84,7 @@ def allocate(
                 result.deltas[row.sku] += row.delta
         if request.repeatable:
             rows_of[request.request_id] = rows
-        if request.repeatable or rows[0].refusal is None:
+        if rows[0].refusal is None or (request.repeatable and request.kind is LedgerKind.DEDUCT):
             result.rows.extend(rows)
         result.outcomes.append(outcome_of(request.request_id, rows))
     return result

@@ -1,5 +1,6 @@
 """From HTTP to a use case and back."""
 
+from common.batching import Batcher
 from common.contracts.base import Page
 from common.contracts.inventory import (
     CreateStock,
@@ -11,6 +12,7 @@ from common.contracts.inventory import (
     RollbackStock,
     RollbackStockBatch,
     SkuQuery,
+    StockChange,
     StockLevels,
 )
 from common.errors import unwrap
@@ -19,10 +21,15 @@ from common.telemetry import bind_order
 from common.web import Call, Reply, batch_reply
 from inventory_service.stock import Stock
 
+Decreases = Batcher[DecreaseStock, StockChange]
+Rollbacks = Batcher[str, StockChange]
+
 
 class Handlers:
-    def __init__(self, stock: Stock) -> None:
+    def __init__(self, stock: Stock, decreases: Decreases, rollbacks: Rollbacks) -> None:
         self._stock = stock
+        self._decreases = decreases
+        self._rollbacks = rollbacks
 
     async def create(self, call: Call[CreateStock, None, None]) -> Reply:
         [level] = await self._stock.create([call.body])
@@ -37,22 +44,20 @@ class Handlers:
     async def decrease(self, call: Call[DecreaseStock, None, None]) -> Reply:
         if call.body.order_id is not None:
             bind_order(call.body.order_id)
-        [change] = await self._stock.decrease([call.body])
-        return Reply(200, unwrap(change))
+        return Reply(200, await self._decreases.submit(call.body))
 
     async def decrease_batch(self, call: Call[DecreaseStockBatch, None, None]) -> Reply:
-        return batch_reply(await self._stock.decrease(call.body.items))
+        return batch_reply(await self._decreases.submit_all(call.body.items))
 
     async def increase(self, call: Call[IncreaseStock, None, None]) -> Reply:
         [change] = await self._stock.increase([call.body])
         return Reply(200, unwrap(change))
 
     async def rollback(self, call: Call[RollbackStock, None, None]) -> Reply:
-        [change] = await self._stock.rollback([call.body.request_id])
-        return Reply(200, change)
+        return Reply(200, await self._rollbacks.submit(call.body.request_id))
 
     async def rollback_batch(self, call: Call[RollbackStockBatch, None, None]) -> Reply:
-        return batch_reply(await self._stock.rollback([item.request_id for item in call.body.items]))
+        return batch_reply(await self._rollbacks.submit_all(item.request_id for item in call.body.items))
 
     async def ledger(self, call: Call[None, LedgerQuery, None]) -> Reply:
         query = call.query

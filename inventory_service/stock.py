@@ -22,6 +22,10 @@ from common.errors import ServiceError
 from inventory_service import domain, queries
 from inventory_service.domain import ChangeRequest, LedgerRow
 
+# A duplicate key means that somebody else was first; what he wrote is read, and mostly that settles it. It takes
+# more rounds only when others go on being first with other requests of the same list.
+_ROUNDS = 8
+
 
 class Stock:
     def __init__(self, database: Database) -> None:
@@ -29,7 +33,9 @@ class Stock:
 
     async def create(self, items: Sequence[CreateStock]) -> list[StockLevel | ServiceError]:
         """Make new SKUs. Outcomes: the level, or SkuExists."""
-        return await self._database.transaction(partial(_create, items=items))
+        # The ids are minted before, so that a transaction that is run again knows its own rows.
+        named = [(str(uuid7()), item) for item in items]
+        return await self._database.transaction(partial(_create, items=named))
 
     async def decrease(self, items: Sequence[DecreaseStock]) -> list[StockChange | ServiceError]:
         """Take stock in the order given. Outcomes: the change, or OutOfStock, SkuNotFound, StockRequestRolledBack,
@@ -82,55 +88,62 @@ class Stock:
         return [entry for _, entry in page], page[-1][0] if len(found) > limit else None
 
 
-async def _create(tx: Transaction, items: Sequence[CreateStock]) -> list[StockLevel | ServiceError]:
+async def _create(tx: Transaction, items: Sequence[tuple[str, CreateStock]]) -> list[StockLevel | ServiceError]:
+    first = {item.sku: (creation_id, item) for creation_id, item in reversed(items)}
     existing: set[str] = set()
-    while True:
-        new = list({item.sku: item for item in reversed(items) if item.sku not in existing}.values())
+    for _ in range(_ROUNDS):
+        new = {sku: named for sku, named in first.items() if sku not in existing}
         try:
-            await queries.insert_stock(tx, new)
-            break
+            await queries.insert_stock(tx, [item for _, item in new.values()])
         except DuplicateKey:
-            existing = {level.sku for level in await queries.get_stock(tx, [item.sku for item in items])}
-    await queries.insert_ledger(
-        tx,
-        [LedgerRow(item.sku, LedgerKind.CREATE, 1, item.sku, item.quantity, item.quantity) for item in new],
-    )
-    return [
-        StockLevel(product_id=item.product_id, sku=item.sku, quantity=item.quantity)
-        if any(item is created for created in new)
-        else SkuExists(f"The SKU {item.sku} exists already.")
-        for item in items
-    ]
+            existing = {level.sku for level in await queries.get_stock(tx, list(first))}
+            continue
+        await queries.insert_ledger(
+            tx,
+            [
+                LedgerRow(creation_id, LedgerKind.CREATE, 1, sku, item.quantity, item.quantity)
+                for sku, (creation_id, item) in new.items()
+            ],
+        )
+        created = await queries.get_requests(tx, [LedgerKind.CREATE], [creation_id for creation_id, _ in items])
+        return [
+            StockLevel(product_id=item.product_id, sku=item.sku, quantity=item.quantity)
+            if creation_id in created
+            else SkuExists(f"The SKU {item.sku} exists already.")
+            for creation_id, item in items
+        ]
+    raise RuntimeError("The SKUs exist, and cannot be read.")
 
 
 async def _change(tx: Transaction, requests: Sequence[ChangeRequest]) -> list[StockChange | ServiceError]:
     stock = await queries.lock_stock(tx, {sku for request in requests for sku in request.lines})
     recorded: dict[str, list[LedgerRow]] = {}
-    while True:
+    for _ in range(_ROUNDS):
         allocation = domain.allocate(requests, stock, recorded)
         try:
             await queries.insert_ledger(tx, allocation.rows)
-            break
         except DuplicateKey:
             kinds = {kind for request in requests for kind in domain.DECIDING_KINDS[request.kind]}
             recorded = await queries.get_requests(tx, kinds, [request.request_id for request in requests])
-    if allocation.deltas:
-        await queries.change_stock(tx, allocation.deltas)
-    return allocation.outcomes
+            continue
+        if allocation.deltas:
+            await queries.change_stock(tx, allocation.deltas)
+        return allocation.outcomes
+    raise RuntimeError("The requests are in the ledger, and cannot be read.")
 
 
 async def _rollback(tx: Transaction, request_ids: Sequence[str]) -> list[StockChange]:
-    while True:
+    for _ in range(_ROUNDS):
         recorded = await queries.get_requests(tx, domain.DECIDING_KINDS[LedgerKind.DEDUCT], request_ids)
         skus = {row.sku for rows in recorded.values() for row in rows if row.sku is not None}
         stock = await queries.lock_stock(tx, skus) if skus else {}
         undone = domain.undo(request_ids, stock, recorded)
         try:
             await queries.insert_ledger(tx, undone.rows)
-            break
         except DuplicateKey:
             # The decrease, or another rollback of it, was written meanwhile; now it can be read.
             continue
-    if undone.deltas:
-        await queries.change_stock(tx, undone.deltas)
-    return undone.changes
+        if undone.deltas:
+            await queries.change_stock(tx, undone.deltas)
+        return undone.changes
+    raise RuntimeError("The requests are in the ledger, and cannot be read.")

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from common.background import crash_points, running
+from common.batching import Batcher
 from common.clients import AsyncInventoryClient, AsyncPaymentClient
 from common.contracts.inventory import OutOfStock, SkuNotFound
 from common.contracts.orders import (
@@ -27,13 +28,14 @@ from common.errors import IdempotencyMismatch, RequestInProgress
 from common.telemetry import Metrics
 from common.web import Route
 from common.web import make_app as make_web_app
-from order_service.checkout import Checkout
+from order_service.checkout import Batches, Checkout
 from order_service.handlers import Handlers
 from order_service.metrics import OrderMetrics
 from order_service.orders import Orders
 from order_service.recovery import make_recovery
 from order_service.settings import Settings
 
+CHARGE_CALLS_MAX = 256
 SCHEMA_REVISION = "0003_create_order_events"
 
 
@@ -73,7 +75,15 @@ def make_app(settings: Settings) -> web.Application:
     inventory = AsyncInventoryClient(settings.inventory_url, timeout_s=settings.call_timeout_s)
     payments = AsyncPaymentClient(settings.payment_url, timeout_s=settings.call_timeout_s)
     orders = Orders(database, settings.lease_s, order_metrics.count)
-    checkout = Checkout(orders, inventory, payments, settings, crash_points(settings.crash_point))
+    batches = Batches(
+        accept=Batcher("accept", orders.accept, settings, metrics),
+        move=Batcher("move", orders.move, settings, metrics),
+        reserve=Batcher("reserve", inventory.decrease_batch, settings, metrics),
+        release=Batcher("release", inventory.rollback_batch, settings, metrics),
+        # The gateway decides how long a charge takes; no charge waits for another's.
+        charge=Batcher("charge", payments.create_batch, settings, metrics, in_flight_max=CHARGE_CALLS_MAX),
+    )
+    checkout = Checkout(orders, batches, payments, settings, crash_points(settings.crash_point))
     recovery = make_recovery(database, checkout, metrics, lease_s=settings.lease_s)
 
     @asynccontextmanager
@@ -87,6 +97,7 @@ def make_app(settings: Settings) -> web.Application:
         ):
             yield
             await checkout.drain()
+            await batches.drain()
 
     return make_web_app(
         title="VV-Ecommerce order",

@@ -7,11 +7,20 @@ from dataclasses import dataclass
 
 from uuid_utils import uuid7
 
+from common import context
 from common.background import CrashPoints
-from common.clients import AsyncInventoryClient, AsyncPaymentClient
-from common.contracts.inventory import OutOfStock, SkuNotFound, StockRequestRolledBack
+from common.batching import Batcher
+from common.clients import AsyncPaymentClient
+from common.contracts.inventory import (
+    DecreaseStock,
+    OutOfStock,
+    RollbackStock,
+    SkuNotFound,
+    StockChange,
+    StockRequestRolledBack,
+)
 from common.contracts.orders import CreateOrder, OrderStatus
-from common.contracts.payments import Payment, PaymentCancelled, PaymentDeclined, PaymentStatus
+from common.contracts.payments import CreatePayment, Payment, PaymentCancelled, PaymentDeclined, PaymentStatus
 from common.errors import IdempotencyMismatch, RequestInProgress, ServiceError
 from common.recovery import backoff_s
 from common.telemetry import bind_order, log
@@ -21,10 +30,10 @@ from order_service.orders import Orders
 from order_service.settings import Settings
 
 # The refusals that decide about an order. Any other error, even a 4xx, says nothing about stock or money.
-NO_STOCK = (OutOfStock, SkuNotFound, StockRequestRolledBack)
-NO_MONEY = (PaymentDeclined, PaymentCancelled)
-CHARGED = {PaymentStatus.CAPTURED, PaymentStatus.REFUNDING, PaymentStatus.REFUNDED}
-NOT_CHARGED = {PaymentStatus.DECLINED, PaymentStatus.VOIDED, PaymentStatus.REFUNDED}
+# IdempotencyMismatch: somebody else has used the order's key for something of his own, which is not to be touched.
+NO_STOCK = (OutOfStock, SkuNotFound, StockRequestRolledBack, IdempotencyMismatch)
+NO_MONEY = (PaymentDeclined, PaymentCancelled, IdempotencyMismatch)
+MONEY_RETURNED = {PaymentStatus.DECLINED, PaymentStatus.VOIDED, PaymentStatus.REFUNDED}
 
 
 class StillUnknown(Exception):
@@ -40,17 +49,32 @@ class Placed:
     replayed: bool
 
 
+@dataclass(frozen=True)
+class Batches:
+    """What orders share with each other: transactions of their own database, and calls to the other services."""
+
+    accept: Batcher[NewOrder, OrderRow]
+    move: Batcher[Move, OrderRow]
+    reserve: Batcher[DecreaseStock, StockChange]
+    release: Batcher[RollbackStock, StockChange]
+    charge: Batcher[CreatePayment, Payment]
+
+    async def drain(self) -> None:
+        for batcher in (self.accept, self.move, self.reserve, self.release, self.charge):
+            await batcher.drain()
+
+
 class Checkout:
     def __init__(
         self,
         orders: Orders,
-        inventory: AsyncInventoryClient,
+        batches: Batches,
         payments: AsyncPaymentClient,
         settings: Settings,
         reached: CrashPoints,
     ) -> None:
         self._orders = orders
-        self._inventory = inventory
+        self._batches = batches
         self._payments = payments
         self._settings = settings
         self._reached = reached
@@ -69,7 +93,7 @@ class Checkout:
         Raises IdempotencyMismatch and RequestInProgress.
         """
         new = NewOrder.of(str(uuid7()), wanted, idempotency_key)
-        [order] = await self._orders.accept([new])
+        order = await self._batches.accept.submit(new)
         bind_order(order.order_id)
         replayed = order.order_id != new.order_id
         if replayed:
@@ -109,9 +133,11 @@ class Checkout:
 
         Requests and recovery come through here alike.
         """
+        # What was accepted is carried out, also when its caller waits no longer.
+        context.set_deadline(None)
         try:
             while step := self._steps.get(order.status):
-                order = await self._write(await step(order))
+                order = await self._batches.move.submit(await step(order))
         except LostRace:
             return await self._orders.get(order.order_id)
         except StillUnknown as error:
@@ -123,7 +149,9 @@ class Checkout:
 
     async def _reserve(self, order: OrderRow) -> Move:
         try:
-            await self._inventory.decrease(items=order.lines, request_id=order.deduct_key, order_id=order.order_id)
+            await self._batches.reserve.submit(
+                DecreaseStock(items=order.stock_lines, request_id=order.deduct_key, order_id=order.order_id)
+            )
         except NO_STOCK as refusal:
             return Move.because_of(refusal, order, OrderStatus.FAILED)
         except ServiceError as error:
@@ -133,18 +161,25 @@ class Checkout:
 
     async def _charge(self, order: OrderRow) -> Move:
         self._reached("inventory_reserved")
+        wanted = CreatePayment(
+            order_id=order.order_id,
+            amount=order.total_amount,
+            currency=order.currency,
+            payment_method=order.payment_method,
+        )
         try:
-            payment = await self._payments.create(
-                order_id=order.order_id,
-                amount=order.total_amount,
-                currency=order.currency,
-                payment_method=order.payment_method,
-            )
+            payment = await self._batches.charge.submit(wanted)
+            if payment.status is PaymentStatus.PENDING:
+                # The gateway takes its time over this one; it is waited for alone.
+                payment = await self._payments.create(**wanted.model_dump())
         except NO_MONEY as refusal:
             return Move.because_of(refusal, order, OrderStatus.FAILING)
         except ServiceError as error:
             raise StillUnknown("charge") from error
-        if payment.status not in CHARGED:
+        if payment.status is PaymentStatus.REFUNDED:
+            refunded = PaymentCancelled("The payment was refunded before the order was completed.")
+            return Move.because_of(refunded, order, OrderStatus.FAILING)
+        if payment.status is not PaymentStatus.CAPTURED:
             raise StillUnknown("charge")
         self._reached("charged")
         # Nothing remains to be done between the two, so they are written together.
@@ -162,7 +197,7 @@ class Checkout:
     async def _undo(self, order: OrderRow) -> Move:
         self._reached("cancelling")
         payment = await self._return_money(order)
-        if payment.status not in NOT_CHARGED:
+        if payment.status not in MONEY_RETURNED:
             raise StillUnknown("refund")
         self._reached("money_returned")
         await self._return_stock(order)
@@ -171,7 +206,7 @@ class Checkout:
 
     async def _return_stock(self, order: OrderRow) -> None:
         try:
-            await self._inventory.rollback(order.deduct_key)
+            await self._batches.release.submit(RollbackStock(request_id=order.deduct_key))
         except ServiceError as error:
             raise StillUnknown("return_stock") from error
 
@@ -180,12 +215,6 @@ class Checkout:
             return await self._payments.cancel(order.order_id)
         except ServiceError as error:
             raise StillUnknown("refund") from error
-
-    async def _write(self, move: Move) -> OrderRow:
-        [outcome] = await self._orders.move([move])
-        if isinstance(outcome, LostRace):
-            raise outcome
-        return outcome
 
     async def _postpone(self, order: OrderRow, error: StillUnknown) -> None:
         delay_s = backoff_s(order.attempts + 1, self._settings.retry_first_s, self._settings.retry_most_s)

@@ -9,6 +9,7 @@ from typing import Any
 
 from common.context import trace_context
 from common.contracts.base import merge_lines
+from common.contracts.inventory import StockLine
 from common.contracts.orders import (
     CreateOrder,
     InvalidTransition,
@@ -32,6 +33,9 @@ TRANSITIONS: dict[OrderStatus, frozenset[OrderStatus]] = {
 }
 
 FINAL = {OrderStatus.COMPLETED, OrderStatus.FAILED, OrderStatus.CANCELLED}
+
+# On the way to completion, as long as nothing goes wrong.
+UNDER_WAY = {OrderStatus.CREATED, OrderStatus.INVENTORY_RESERVED, OrderStatus.PAID}
 
 # What a caller may ask for by PATCH, and the step that it takes.
 CALLER_MAY_ASK_FOR = {OrderStatus.CANCELLED: OrderStatus.CANCELLING}
@@ -82,9 +86,13 @@ class OrderRow:
         return f"{self.order_id}:deduct"
 
     @property
+    def stock_lines(self) -> list[StockLine]:
+        return [StockLine(sku=sku, quantity=quantity) for sku, quantity in self.lines.items()]
+
+    @property
     def is_running(self) -> bool:
         """Whether the request that created the order is still at work on it."""
-        return self.status not in FINAL and self.attempts == 0
+        return self.status in UNDER_WAY and self.attempts == 0
 
     def to_contract(self) -> Order:
         return Order(

@@ -126,9 +126,13 @@ async def _begin_cancel(tx: Transaction, *, order_id: str, asked: str, lease_s: 
 
 async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[OrderRow | LostRace]:
     held = await queries.lock_orders(tx, [move.order.order_id for move in moves])
-    won = [move for move in moves if held[move.order.order_id].version == move.order.version]
+    won: dict[str, Move] = {}
+    for move in moves:
+        if move.order.version == held[move.order.order_id].version:
+            # Of two moves of one order the later one has lost, as it would have in a transaction of its own.
+            won.setdefault(move.order.order_id, move)
     groups: dict[tuple[OrderStatus, str | None, int], list[str]] = {}
-    for move in won:
+    for move in won.values():
         groups.setdefault((move.to, move.reason, len(move.path)), []).append(move.order.order_id)
     for (status, reason, events), order_ids in groups.items():
         lease = None if status in domain.FINAL else lease_s
@@ -137,14 +141,14 @@ async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> li
         tx,
         [
             (move.order.order_id, move.order.last_seq + n, status, move.reason, move.problem, move.trace)
-            for move in won
+            for move in won.values()
             for n, status in enumerate(move.path, start=1)
         ],
     )
-    changed = await queries.get_orders(tx, [move.order.order_id for move in won]) if won else {}
+    changed = await queries.get_orders(tx, won) if won else {}
     return [
         replace(changed[move.order.order_id], lines=move.order.lines)
-        if move.order.order_id in changed
+        if won.get(move.order.order_id) is move
         else LostRace(move.order.order_id)
         for move in moves
     ]

@@ -18,14 +18,17 @@ class Settings(ServiceSettings):
     )
     payment_url: str = Field("http://127.0.0.1:8083", pattern=_BASE_URL, description="base URL of the payment service")
     call_timeout_s: float = Field(
-        8.0, gt=0, description="seconds for a call to another service, retries included, until it counts as unknown"
+        5.0, gt=0, description="seconds for a call to another service, retries included, until it counts as unknown"
     )
     checkout_timeout_s: float = Field(
         10.0, gt=0, description="seconds after which a checkout that is still going on is answered with 202"
     )
 
     lease_s: float = Field(
-        10.0, gt=0, description="seconds after which recovery takes over an order whose driver is silent"
+        12.0,
+        gt=0,
+        description="seconds after which recovery takes over an order whose driver is silent; "
+        "longer than two calls to other services",
     )
     recovery_interval_s: float = Field(1.0, gt=0, description="seconds between two looks for expired leases")
     retry_first_s: float = Field(

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from common.background import crash_points, running
+from common.batching import Batcher
 from common.contracts.base import Outcomes
 from common.contracts.payments import (
     CancelPayment,
@@ -25,7 +26,7 @@ from common.errors import IdempotencyMismatch
 from common.telemetry import Metrics
 from common.web import BATCH_BODY_BYTES_MAX, Route
 from common.web import make_app as make_web_app
-from payment_service.charges import Charges
+from payment_service.charges import Batches, Charges
 from payment_service.handlers import Handlers
 from payment_service.payments import Payments
 from payment_service.recovery import make_recovery
@@ -65,15 +66,21 @@ def routes(handlers: Handlers) -> list[Route]:
 def make_app(settings: Settings) -> web.Application:
     metrics = Metrics("payment")
     database = Database.from_settings(settings, metrics)
-    gateway = SandboxGateway(database, latency_s=settings.sandbox_latency_s, slow_s=settings.sandbox_slow_s)
+    gateway = SandboxGateway(database, settings, metrics)
     payments = Payments(database, settings.lease_s)
-    charges = Charges(payments, gateway, settings, crash_points(settings.crash_point))
+    batches = Batches(
+        open=Batcher("open", payments.open, settings, metrics),
+        move=Batcher("move", payments.move, settings, metrics),
+    )
+    charges = Charges(payments, batches, gateway, settings, crash_points(settings.crash_point))
     recovery = make_recovery(database, charges, metrics, lease_s=settings.lease_s)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with database, running(recovery.run(settings.recovery_interval_s)):
             yield
+            await charges.drain()
+            await batches.drain()
 
     return make_web_app(
         title="VV-Ecommerce payment",

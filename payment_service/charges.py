@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from uuid_utils import uuid7
 
+from common import context
 from common.background import CrashPoints
+from common.batching import Batcher
 from common.contracts.payments import CreatePayment, Payment, PaymentStatus, RefundPayment
 from common.errors import ServiceError
 from common.recovery import backoff_s
@@ -15,18 +18,42 @@ from common.telemetry import log
 from payment_service import domain
 from payment_service.domain import LostRace, Move, NewPayment, PaymentRow
 from payment_service.gateway import Gateway, GatewayUnavailable
-from payment_service.payments import Payments
+from payment_service.payments import Begun, Payments
 from payment_service.settings import Settings
 
 T = TypeVar("T")
 
 
+class StillUnknown(Exception):
+    """The gateway has not said yet what became of it; ``looks`` is how often it said that it knows of no charge."""
+
+    def __init__(self, why: str, looks: int) -> None:
+        super().__init__(why)
+        self.looks = looks
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The transactions that payments share with each other."""
+
+    open: Batcher[NewPayment, PaymentRow]
+    move: Batcher[Move, PaymentRow]
+
+    async def drain(self) -> None:
+        await self.open.drain()
+        await self.move.drain()
+
+
 class Charges:
-    def __init__(self, payments: Payments, gateway: Gateway, settings: Settings, reached: CrashPoints) -> None:
+    def __init__(
+        self, payments: Payments, batches: Batches, gateway: Gateway, settings: Settings, reached: CrashPoints
+    ) -> None:
         self._payments = payments
+        self._batches = batches
         self._gateway = gateway
         self._settings = settings
         self._reached = reached
+        self._drivers: dict[str, asyncio.Task[PaymentRow]] = {}
         self._steps: dict[PaymentStatus, Callable[[PaymentRow], Awaitable[Move]]] = {
             PaymentStatus.PENDING: self._charge,
             PaymentStatus.CANCELLING: self._settle_cancelled,
@@ -35,65 +62,96 @@ class Charges:
 
     async def charge(self, items: Sequence[CreatePayment]) -> list[Payment | ServiceError]:
         """Charge each order once. Outcomes: the payment (``pending`` while nobody knows), or PaymentDeclined,
-        PaymentCancelled, IdempotencyMismatch."""
-        first = {item.order_id: NewPayment(str(uuid7()), item) for item in reversed(items)}
-        opened = await self._payments.open(list(first.values()))
+        PaymentCancelled, IdempotencyMismatch.
+
+        Waits for the gateway, but once the first outcome is there not much longer for the others: a straggler is
+        answered as pending and goes on; whoever asks for it again waits for it alone.
+        """
+        new = [NewPayment(str(uuid7()), item) for item in items]
+        opened = await self._batches.open.submit_all(new)
         self._reached("charge_opened")
-        driven = await asyncio.gather(
-            *(self._drive_if_own(payment, new) for payment, new in zip(opened, first.values(), strict=True))
-        )
-        outcomes = dict(zip(first, driven, strict=True))
-        return [domain.answer(item, outcomes[item.order_id]) for item in items]
+        drivers = [self._driver(own, payment) for own, payment in zip(new, opened, strict=True)]
+        await self._wait({driver for driver in drivers if driver is not None})
+        return [_outcome(item, driver, payment) for item, driver, payment in zip(items, drivers, opened, strict=True)]
+
+    def _driver(self, new: NewPayment, payment: PaymentRow | ServiceError) -> "asyncio.Task[PaymentRow] | None":
+        """The task that drives this payment, started if it is new; none if nobody here does."""
+        if isinstance(payment, PaymentRow) and payment.payment_id == new.payment_id:
+            driver = asyncio.create_task(self.advance(payment))
+            self._drivers[new.order_id] = driver
+            driver.add_done_callback(lambda _: self._drivers.pop(new.order_id))
+        return self._drivers.get(new.order_id)
+
+    async def _wait(self, drivers: "set[asyncio.Task[PaymentRow]]") -> None:
+        if drivers:
+            _, slow = await asyncio.wait(drivers, return_when=asyncio.FIRST_COMPLETED)
+            if slow:
+                await asyncio.wait(slow, timeout=self._settings.straggler_wait_s)
+
+    async def drain(self) -> None:
+        """Wait for the charges that go on after their request was answered."""
+        while self._drivers:
+            await asyncio.wait(self._drivers.values())
 
     async def refund(self, wanted: RefundPayment) -> Payment:
         """Give money back, once per request_id. The payment is ``refunding`` while nobody knows.
 
-        Raises PaymentNotFound, NothingCaptured, RefundExceedsCharge, IdempotencyMismatch.
+        Raises PaymentNotFound, PaymentUnresolved, NothingCaptured, RefundExceedsCharge, IdempotencyMismatch.
         """
-        return (await self.advance(await self._payments.begin_refund(wanted))).to_contract()
+        return await self._carry_out(await self._payments.begin_refund(wanted))
 
     async def cancel(self, order_id: str) -> Payment:
         """See to it that the order is not charged: void it, or refund all that was charged.
 
         Until the payment is ``voided``, ``declined`` or ``refunded``, nobody knows; recovery goes on.
         """
-        return (await self.advance(await self._payments.begin_cancel(order_id))).to_contract()
+        return await self._carry_out(await self._payments.begin_cancel(order_id))
+
+    async def _carry_out(self, begun: Begun) -> Payment:
+        # A repeated request finds a payment that is being driven; driving it, too, would only put recovery off.
+        payment = await self.advance(begun.payment) if begun.is_new else begun.payment
+        return payment.to_contract()
 
     async def advance(self, payment: PaymentRow) -> PaymentRow:
         """Drive a payment until nothing is outstanding, or nobody knows, or somebody else drives it."""
+        # What was decided is carried out, also when its caller waits no longer.
+        context.set_deadline(None)
         try:
             while step := self._steps.get(payment.status):
                 payment = await self._write(await step(payment))
-        except LostRace:
-            return await self._payments.get(payment.order_id)
-        except GatewayUnavailable as error:
-            await self._postpone(payment, error)
+        except StillUnknown as unknown:
+            await self._postpone(payment, unknown)
         return payment
 
-    async def _drive_if_own(self, payment: PaymentRow, new: NewPayment) -> PaymentRow | ServiceError:
-        if payment.payment_id != new.payment_id:
-            return payment
+    async def _write(self, move: Move) -> PaymentRow:
         try:
-            return await self.advance(payment)
-        except ServiceError as error:
-            return error
+            return await self._batches.move.submit(move)
+        except LostRace:
+            payment = await self._payments.get(move.payment.order_id)
+            if move.to is not PaymentStatus.CAPTURED or payment.status not in domain.GIVEN_UP:
+                return payment
+            # We were so slow that the charge had been given up; now that it was made after all, it goes back.
+            log.warning("charged_after_giving_up", order_id=payment.order_id, status=payment.status)
+            return await self._write(Move(payment, PaymentStatus.REFUNDING, "charged_late", refund=payment.amount))
 
     async def _charge(self, payment: PaymentRow) -> Move:
-        """Before a charge is sent again the gateway is asked; one that it still does not know was never made."""
-        result = await self._ask(self._gateway.find(payment.charge_key)) if payment.attempts else None
-        if result is None and payment.attempts >= self._settings.settle_attempts_max:
+        """Before a charge is sent again the gateway is asked; one that it goes on not knowing was never made."""
+        result, looks = None, payment.looks
+        if payment.attempts:
+            result = await self._ask(self._gateway.find(payment.charge_key), looks)
+            looks += result is None
+        if result is None and looks >= self._settings.settle_attempts_max:
             return Move(payment, PaymentStatus.DECLINED, reason="gateway_failed")
-        if result is None and payment.attempts >= self._settings.charge_attempts_max:
-            raise GatewayUnavailable("The gateway does not know the charge.")
-        if result is None:
-            result = await self._ask(
-                self._gateway.charge(
-                    payment.charge_key,
-                    amount=payment.amount,
-                    currency=payment.currency,
-                    payment_method=payment.payment_method,
-                )
+        if result is None and looks < self._settings.charge_attempts_max:
+            charge = self._gateway.charge(
+                payment.charge_key,
+                amount=payment.amount,
+                currency=payment.currency,
+                payment_method=payment.payment_method,
             )
+            result = await self._ask(charge, looks)
+        if result is None:
+            raise StillUnknown("The gateway does not know the charge.", looks)
         self._reached("charged")
         if result.approved:
             return Move(payment, PaymentStatus.CAPTURED)
@@ -101,54 +159,60 @@ class Charges:
 
     async def _settle_cancelled(self, payment: PaymentRow) -> Move:
         """A charge was under way when the order was cancelled: it may still arrive for a while."""
-        result = await self._ask(self._gateway.find(payment.charge_key))
-        if result is None and payment.attempts >= self._settings.settle_attempts_max:
-            return Move(payment, PaymentStatus.VOIDED, reason="order_cancelled")
+        result = await self._ask(self._gateway.find(payment.charge_key), payment.looks)
+        looks = payment.looks + (result is None)
+        if result is None and looks >= self._settings.settle_attempts_max:
+            return Move(payment, PaymentStatus.VOIDED, reason=domain.ORDER_CANCELLED)
         if result is None:
-            raise GatewayUnavailable("The gateway does not know the charge yet.")
+            raise StillUnknown("The gateway does not know the charge yet.", looks)
         if result.approved:
-            return Move(payment, PaymentStatus.REFUNDING, reason="order_cancelled", refund=payment.amount)
+            return Move(payment, PaymentStatus.REFUNDING, domain.ORDER_CANCELLED, refund=payment.amount)
         return Move(payment, PaymentStatus.DECLINED, reason=result.reason)
 
     async def _refund(self, payment: PaymentRow) -> Move:
-        refunds = await self._payments.open_refunds(payment.order_id)
-        for refund in refunds:
-            await self._ask(
-                self._gateway.refund(
-                    payment.refund_key(refund.n),
-                    charge_key=payment.charge_key,
-                    amount=refund.amount,
-                    currency=payment.currency,
-                )
+        for refund in await self._payments.open_refunds(payment.order_id):
+            made = self._gateway.refund(
+                payment.refund_key(refund.n),
+                charge_key=payment.charge_key,
+                amount=refund.amount,
+                currency=payment.currency,
             )
-        self._reached("refunded")
+            await self._ask(made, payment.looks)
+            self._reached("refunded")
+            await self._payments.confirm_refund(payment.order_id, refund.n)
         rest = PaymentStatus.REFUNDED if payment.refundable == 0 else PaymentStatus.CAPTURED
-        return Move(payment, rest, payment.reason, refunds_done=tuple(refund.n for refund in refunds))
+        return Move(payment, rest, payment.reason)
 
-    async def _ask(self, call: Awaitable[T]) -> T:
+    async def _ask(self, call: Awaitable[T], looks: int) -> T:
         try:
             async with asyncio.timeout(self._settings.gateway_timeout_s):
                 return await call
         except TimeoutError:
-            raise GatewayUnavailable("The gateway did not answer in time.") from None
-        except ServiceError as error:
-            raise GatewayUnavailable(error.detail) from error
+            raise StillUnknown("The gateway did not answer in time.", looks) from None
+        except (GatewayUnavailable, ServiceError) as error:
+            raise StillUnknown(str(error), looks) from error
 
-    async def _write(self, move: Move) -> PaymentRow:
-        [outcome] = await self._payments.move([move])
-        if isinstance(outcome, LostRace):
-            raise outcome
-        return outcome
-
-    async def _postpone(self, payment: PaymentRow, error: GatewayUnavailable) -> None:
+    async def _postpone(self, payment: PaymentRow, unknown: StillUnknown) -> None:
         delay_s = backoff_s(payment.attempts + 1, self._settings.retry_first_s, self._settings.retry_most_s)
         log.warning(
             "payment_unknown",
             order_id=payment.order_id,
             status=payment.status,
-            cause=str(error),
+            cause=str(unknown),
             next_in_s=delay_s,
         )
         # If this fails, too, the lease runs out by itself.
         with contextlib.suppress(ServiceError):
-            await self._payments.postpone(payment, delay_s)
+            await self._payments.postpone(payment, delay_s, unknown.looks)
+
+
+def _outcome(
+    wanted: CreatePayment, driver: "asyncio.Task[PaymentRow] | None", payment: PaymentRow | ServiceError
+) -> Payment | ServiceError:
+    """What the driver made of the payment, or how it was found if there is none or it is still at work."""
+    if driver is not None and driver.done():
+        try:
+            payment = driver.result()
+        except ServiceError as error:
+            return error
+    return payment if isinstance(payment, ServiceError) else domain.answer(wanted, payment)

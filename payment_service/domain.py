@@ -17,16 +17,24 @@ from common.errors import IdempotencyMismatch, ServiceError
 TRANSITIONS: dict[PaymentStatus, frozenset[PaymentStatus]] = {
     PaymentStatus.PENDING: frozenset({PaymentStatus.CAPTURED, PaymentStatus.DECLINED, PaymentStatus.CANCELLING}),
     PaymentStatus.CAPTURED: frozenset({PaymentStatus.REFUNDING}),
-    PaymentStatus.DECLINED: frozenset(),
+    # From these two only when the gateway says after all that it charged.
+    PaymentStatus.DECLINED: frozenset({PaymentStatus.REFUNDING}),
     PaymentStatus.CANCELLING: frozenset({PaymentStatus.REFUNDING, PaymentStatus.DECLINED, PaymentStatus.VOIDED}),
     # A second refund may be decided while the first is under way.
     PaymentStatus.REFUNDING: frozenset({PaymentStatus.REFUNDING, PaymentStatus.CAPTURED, PaymentStatus.REFUNDED}),
     PaymentStatus.REFUNDED: frozenset(),
-    PaymentStatus.VOIDED: frozenset(),
+    PaymentStatus.VOIDED: frozenset({PaymentStatus.REFUNDING}),
 }
 
 # Somebody must still do something about these.
 OUTSTANDING = {PaymentStatus.PENDING, PaymentStatus.CANCELLING, PaymentStatus.REFUNDING}
+
+
+# We hold that nothing was charged, and nobody asks the gateway any more.
+GIVEN_UP = {PaymentStatus.DECLINED, PaymentStatus.VOIDED}
+
+# The reason of every step that cancels the payment.
+ORDER_CANCELLED = "order_cancelled"
 
 
 class LostRace(Exception):
@@ -61,6 +69,7 @@ class PaymentRow:
     version: int
     last_seq: int
     attempts: int
+    looks: int
     created_at: datetime
     updated_at: datetime
 
@@ -83,7 +92,7 @@ class PaymentRow:
 class Move:
     """A transition that was decided on: written only if the payment still has the version that was read.
 
-    ``refund`` is an amount newly promised back, ``refunds_done`` the numbers of refunds that the gateway confirmed.
+    ``refund`` is an amount newly promised back.
     """
 
     payment: PaymentRow
@@ -91,7 +100,6 @@ class Move:
     reason: str | None = None
     refund: int = 0
     refund_request_id: str | None = None
-    refunds_done: tuple[int, ...] = ()
     trace: str | None = field(default_factory=trace_context.get)
 
     def __post_init__(self) -> None:
@@ -106,11 +114,9 @@ class Refund:
     amount: int
 
 
-def answer(wanted: CreatePayment, payment: PaymentRow | ServiceError) -> Payment | ServiceError:
+def answer(wanted: CreatePayment, payment: PaymentRow) -> Payment | ServiceError:
     """What a charge of this order is answered, now and whenever it is asked for again."""
-    if isinstance(payment, ServiceError):
-        return payment
-    if payment.status in (PaymentStatus.VOIDED, PaymentStatus.CANCELLING):
+    if payment.status in (PaymentStatus.VOIDED, PaymentStatus.CANCELLING) or payment.reason == ORDER_CANCELLED:
         return PaymentCancelled(f"The payment of order {payment.order_id} was cancelled.")
     if not _is_same(wanted, payment):
         return IdempotencyMismatch(f"Order {payment.order_id} has a payment with another amount, currency or method.")

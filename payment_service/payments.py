@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from uuid_utils import uuid7
@@ -11,6 +12,7 @@ from common.contracts.payments import (
     NothingCaptured,
     PaymentNotFound,
     PaymentStatus,
+    PaymentUnresolved,
     RefundExceedsCharge,
     RefundPayment,
 )
@@ -18,6 +20,14 @@ from common.database import Database, DuplicateKey, Transaction
 from common.errors import IdempotencyMismatch
 from payment_service import domain, queries
 from payment_service.domain import LostRace, Move, NewPayment, PaymentRow, Refund
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A payment of which something is asked, and whether it was not asked before."""
+
+    payment: PaymentRow
+    is_new: bool
 
 
 class Payments:
@@ -35,10 +45,10 @@ class Payments:
         """Write transitions with their events. Outcomes: the payment as it is now, or LostRace."""
         return await self._database.transaction(partial(_move, moves=moves, lease_s=self._lease_s))
 
-    async def begin_refund(self, wanted: RefundPayment) -> PaymentRow:
+    async def begin_refund(self, wanted: RefundPayment) -> Begun:
         """Promise money back, once per request_id.
 
-        Raises PaymentNotFound, NothingCaptured, RefundExceedsCharge, IdempotencyMismatch.
+        Raises PaymentNotFound, PaymentUnresolved, NothingCaptured, RefundExceedsCharge, IdempotencyMismatch.
         """
         # An id also when the caller has none: the transaction may be run again after a COMMIT of unknown outcome.
         request_id = wanted.request_id or str(uuid7())
@@ -46,13 +56,18 @@ class Payments:
             partial(_begin_refund, wanted=wanted, request_id=request_id, lease_s=self._lease_s)
         )
 
-    async def begin_cancel(self, order_id: str) -> PaymentRow:
+    async def begin_cancel(self, order_id: str) -> Begun:
         """Decide that the order is not charged; whoever drives its payment loses it."""
         return await self._database.transaction(partial(_begin_cancel, order_id=order_id, lease_s=self._lease_s))
 
-    async def postpone(self, payment: PaymentRow, delay_s: float) -> None:
-        """Leave the payment to recovery, after ``delay_s`` seconds."""
-        await self._database.transaction(partial(queries.mark_postponed, payment=payment, delay_s=delay_s))
+    async def postpone(self, payment: PaymentRow, delay_s: float, looks: int) -> None:
+        """Leave the payment to recovery, after ``delay_s`` seconds; ``looks`` is remembered with it."""
+        postponed = partial(queries.mark_postponed, payment=payment, delay_s=delay_s, looks=looks)
+        await self._database.transaction(postponed)
+
+    async def confirm_refund(self, order_id: str, n: int) -> None:
+        """Note that the gateway made the order's refund number ``n``."""
+        await self._database.transaction(partial(queries.mark_refund_done, order_id=order_id, n=n))
 
     async def get(self, order_id: str) -> PaymentRow:
         """Raises PaymentNotFound."""
@@ -79,7 +94,7 @@ async def _open(tx: Transaction, *, items: Sequence[NewPayment], lease_s: float)
     return [payments[item.order_id] for item in items]
 
 
-async def _begin_refund(tx: Transaction, *, wanted: RefundPayment, request_id: str, lease_s: float) -> PaymentRow:
+async def _begin_refund(tx: Transaction, *, wanted: RefundPayment, request_id: str, lease_s: float) -> Begun:
     payment = (await queries.lock_payments(tx, [wanted.order_id])).get(wanted.order_id)
     if payment is None:
         raise PaymentNotFound(f"There is no payment for order {wanted.order_id}.")
@@ -87,8 +102,10 @@ async def _begin_refund(tx: Transaction, *, wanted: RefundPayment, request_id: s
     if earlier is not None and wanted.amount not in (None, earlier.amount):
         raise IdempotencyMismatch(f"The request_id {request_id} was used before for another amount.")
     if earlier is not None:
-        return payment
-    if PaymentStatus.REFUNDING not in domain.TRANSITIONS[payment.status]:
+        return Begun(payment, is_new=False)
+    if payment.status in (PaymentStatus.PENDING, PaymentStatus.CANCELLING):
+        raise PaymentUnresolved("Nobody knows yet whether the order was charged; try again later.", retry_after_s=1)
+    if payment.status not in (PaymentStatus.CAPTURED, PaymentStatus.REFUNDING):
         raise NothingCaptured(f"The payment is {payment.status}; there is nothing to refund.")
     amount = wanted.amount or payment.refundable
     if not 0 < amount <= payment.refundable:
@@ -97,21 +114,22 @@ async def _begin_refund(tx: Transaction, *, wanted: RefundPayment, request_id: s
             refundable=payment.refundable,
         )
     move = Move(payment, PaymentStatus.REFUNDING, "refund", refund=amount, refund_request_id=request_id)
-    return await _move_one(tx, move, lease_s)
+    return Begun(await _move_one(tx, move, lease_s), is_new=True)
 
 
-async def _begin_cancel(tx: Transaction, *, order_id: str, lease_s: float) -> PaymentRow:
+async def _begin_cancel(tx: Transaction, *, order_id: str, lease_s: float) -> Begun:
     if await queries.insert_void(tx, order_id, str(uuid7())):
         await queries.insert_events(
-            tx, [(order_id, 1, PaymentStatus.VOIDED, 0, "order_cancelled", trace_context.get())]
+            tx, [(order_id, 1, PaymentStatus.VOIDED, 0, domain.ORDER_CANCELLED, trace_context.get())]
         )
     payment = (await queries.lock_payments(tx, [order_id]))[order_id]
     if payment.status is PaymentStatus.PENDING:
-        return await _move_one(tx, Move(payment, PaymentStatus.CANCELLING, "order_cancelled"), lease_s)
-    if payment.status in (PaymentStatus.CAPTURED, PaymentStatus.REFUNDING) and payment.refundable:
-        move = Move(payment, PaymentStatus.REFUNDING, "order_cancelled", refund=payment.refundable)
-        return await _move_one(tx, move, lease_s)
-    return payment
+        move = Move(payment, PaymentStatus.CANCELLING, domain.ORDER_CANCELLED)
+    elif payment.status in (PaymentStatus.CAPTURED, PaymentStatus.REFUNDING) and payment.refundable:
+        move = Move(payment, PaymentStatus.REFUNDING, domain.ORDER_CANCELLED, refund=payment.refundable)
+    else:
+        return Begun(payment, is_new=False)
+    return Begun(await _move_one(tx, move, lease_s), is_new=True)
 
 
 async def _move_one(tx: Transaction, move: Move, lease_s: float) -> PaymentRow:
@@ -123,11 +141,16 @@ async def _move_one(tx: Transaction, move: Move, lease_s: float) -> PaymentRow:
 
 async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[PaymentRow | LostRace]:
     held = await queries.lock_payments(tx, [move.payment.order_id for move in moves])
-    won = [move for move in moves if held[move.payment.order_id].version == move.payment.version]
-    for move in won:
-        await _write_refunds(tx, move)
+    won: dict[str, Move] = {}
+    for move in moves:
+        if move.payment.version == held[move.payment.order_id].version:
+            # Of two moves of one payment the later one has lost, as it would have in a transaction of its own.
+            won.setdefault(move.payment.order_id, move)
+    for move in won.values():
+        if move.refund:
+            await queries.insert_refund(tx, move.payment.order_id, move.refund, move.refund_request_id)
     groups: dict[tuple[PaymentStatus, str | None, int], list[str]] = {}
-    for move in won:
+    for move in won.values():
         groups.setdefault((move.to, move.reason, move.refund), []).append(move.payment.order_id)
     for (status, reason, refund), order_ids in groups.items():
         lease = lease_s if status in domain.OUTSTANDING else None
@@ -139,15 +162,11 @@ async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> li
                 *(move.payment.order_id, move.payment.last_seq + 1, move.to),
                 *(move.refund or move.payment.amount, move.reason, move.trace),
             )
-            for move in won
+            for move in won.values()
         ],
     )
-    changed = await queries.get_payments(tx, [move.payment.order_id for move in won]) if won else {}
-    return [changed.get(move.payment.order_id) or LostRace(move.payment.order_id) for move in moves]
-
-
-async def _write_refunds(tx: Transaction, move: Move) -> None:
-    if move.refund:
-        await queries.insert_refund(tx, move.payment.order_id, move.refund, move.refund_request_id)
-    if move.refunds_done:
-        await queries.mark_refunds_done(tx, move.payment.order_id, move.refunds_done)
+    changed = await queries.get_payments(tx, won) if won else {}
+    return [
+        changed[move.payment.order_id] if won.get(move.payment.order_id) is move else LostRace(move.payment.order_id)
+        for move in moves
+    ]

@@ -8,7 +8,7 @@ from payment_service.domain import NewPayment, PaymentRow, Refund
 
 _COLUMNS = (
     "order_id, payment_id, amount, currency, payment_method, status, refunded_amount, reason, "
-    "version, last_seq, attempts, created_at, updated_at"
+    "version, last_seq, attempts, looks, created_at, updated_at"
 )
 
 
@@ -68,7 +68,7 @@ async def change_payments(
     """Move locked payments to ``status``; without a lease nothing is outstanding any more."""
     return await tx.execute(
         "UPDATE payments SET status = %s, reason = %s, refunded_amount = refunded_amount + %s, "
-        "version = version + 1, last_seq = last_seq + 1, attempts = 0, "
+        "version = version + 1, last_seq = last_seq + 1, attempts = 0, looks = 0, "
         "lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = NOW(6) WHERE order_id IN %s",
         (status, reason, refund, None if lease_s is None else _microseconds(lease_s), list(order_ids)),
     )
@@ -107,8 +107,8 @@ async def get_open_refunds(tx: Transaction, order_id: str) -> list[Refund]:
     return [Refund(*row) for row in rows]
 
 
-async def mark_refunds_done(tx: Transaction, order_id: str, numbers: Collection[int]) -> int:
-    return await tx.execute("UPDATE refunds SET done = TRUE WHERE order_id = %s AND n IN %s", (order_id, list(numbers)))
+async def mark_refund_done(tx: Transaction, order_id: str, n: int) -> int:
+    return await tx.execute("UPDATE refunds SET done = TRUE WHERE order_id = %s AND n = %s", (order_id, n))
 
 
 async def lock_expired(tx: Transaction, limit: int) -> list[PaymentRow]:
@@ -130,11 +130,12 @@ async def mark_claimed(tx: Transaction, order_ids: Collection[str], lease_s: flo
     )
 
 
-async def mark_postponed(tx: Transaction, payment: PaymentRow, delay_s: float) -> int:
+async def mark_postponed(tx: Transaction, payment: PaymentRow, delay_s: float, looks: int) -> int:
     """Leave the payment to recovery, after a while."""
     return await tx.execute(
-        "UPDATE payments SET lease_until = NOW(6) + INTERVAL %s MICROSECOND WHERE order_id = %s AND version = %s",
-        (_microseconds(delay_s), payment.order_id, payment.version),
+        "UPDATE payments SET looks = %s, lease_until = NOW(6) + INTERVAL %s MICROSECOND "
+        "WHERE order_id = %s AND version = %s",
+        (looks, _microseconds(delay_s), payment.order_id, payment.version),
     )
 
 

@@ -1,37 +1,48 @@
 """A gateway that needs nothing: the payment method decides the outcome, and its own table says what was charged."""
 
 import asyncio
+import contextlib
+from collections.abc import Sequence
 from functools import partial
 
+from common.batching import Batcher
 from common.database import Database, DuplicateKey, Transaction
+from common.telemetry import Metrics
 from payment_service.gateway import ChargeResult, GatewayUnavailable
+from payment_service.settings import Settings
 
 APPROVED = {"tok_ok", "tok_timeout", "tok_slow"}
 DECLINED = {"tok_declined": "card_declined"}
 
 
+# A row of the table: its key, the kind, the key of the charge, the amount, the currency, whether it was approved.
+Record = tuple[str, str, str, int, str, bool]
+
+
 class SandboxGateway:
-    """``tok_ok`` is approved, ``tok_declined`` declined, ``tok_slow`` approved after ``slow_s`` seconds;
+    """``tok_ok`` is approved, ``tok_declined`` declined, ``tok_slow`` approved after ``sandbox_slow_s`` seconds;
     ``tok_timeout`` is charged but the reply is lost, ``tok_error`` fails before anything is charged."""
 
-    def __init__(self, database: Database, *, latency_s: float, slow_s: float) -> None:
+    def __init__(self, database: Database, settings: Settings, metrics: Metrics) -> None:
         self._database = database
-        self._latency_s = latency_s
-        self._slow_s = slow_s
+        self._latency_s = settings.sandbox_latency_s
+        self._slow_s = settings.sandbox_slow_s
+        self._records: Batcher[Record, None] = Batcher("sandbox", self._write, settings, metrics)
 
     async def charge(self, key: str, *, amount: int, currency: str, payment_method: str) -> ChargeResult:
         await asyncio.sleep(self._latency_s + (self._slow_s if payment_method == "tok_slow" else 0))
         if payment_method == "tok_error":
             raise GatewayUnavailable("The sandbox failed, as tok_error asks.")
         approved = payment_method in APPROVED
-        is_first = await self._database.transaction(
-            partial(_insert, row=(key, "charge", key, amount, currency, approved))
-        )
-        if payment_method == "tok_timeout" and is_first:
+        try:
+            await self._records.submit((key, "charge", key, amount, currency, approved))
+        except DuplicateKey:
+            recorded = await self.find(key)
+            assert recorded is not None
+            return recorded
+        if payment_method == "tok_timeout":
             raise GatewayUnavailable("The reply of the sandbox was lost, as tok_timeout asks.")
-        result = await self.find(key)
-        assert result is not None
-        return result if result.approved else ChargeResult(False, DECLINED.get(payment_method, "unknown_card"))
+        return ChargeResult(approved, None if approved else DECLINED.get(payment_method, "unknown_card"))
 
     async def find(self, key: str) -> ChargeResult | None:
         row = await self._database.read(partial(_get, key=key))
@@ -39,20 +50,21 @@ class SandboxGateway:
 
     async def refund(self, key: str, *, charge_key: str, amount: int, currency: str) -> None:
         await asyncio.sleep(self._latency_s)
-        await self._database.transaction(partial(_insert, row=(key, "refund", charge_key, amount, currency, True)))
+        with contextlib.suppress(DuplicateKey):
+            await self._records.submit((key, "refund", charge_key, amount, currency, True))
+
+    async def _write(self, records: Sequence[Record]) -> list[None]:
+        await self._database.transaction(partial(_insert, records=records))
+        return [None] * len(records)
 
 
-async def _insert(tx: Transaction, *, row: tuple[str, str, str, int, str, bool]) -> bool:
-    """Whether the key is new. Rows of (gateway_key, kind, charge_key, amount, currency, approved)."""
-    try:
-        await tx.execute(
-            "INSERT INTO sandbox_gateway (gateway_key, kind, charge_key, amount, currency, approved) "
-            "VALUES (%s, %s, %s, %s, %s, %s)",
-            row,
-        )
-    except DuplicateKey:
-        return False
-    return True
+async def _insert(tx: Transaction, *, records: Sequence[Record]) -> int:
+    """Raises DuplicateKey."""
+    return await tx.execute_values(
+        "INSERT INTO sandbox_gateway (gateway_key, kind, charge_key, amount, currency, approved) VALUES %s",
+        records,
+        "(%s, %s, %s, %s, %s, %s)",
+    )
 
 
 async def _get(tx: Transaction, *, key: str) -> tuple[int] | None:

@@ -12,13 +12,19 @@ class Settings(ServiceSettings):
     port: int = Field(8083, ge=0, le=65535, description="port to listen on")
 
     gateway_timeout_s: float = Field(
-        10.0, gt=0, description="seconds after which the outcome of a call to the gateway counts as unknown"
+        8.0, gt=0, description="seconds after which the outcome of a call to the gateway counts as unknown"
+    )
+    straggler_wait_s: float = Field(
+        0.1, ge=0, description="seconds that a batch of charges waits for the others once the first is done"
     )
     sandbox_latency_s: float = Field(0.0, ge=0, description="seconds that the sandbox gateway takes for a call")
     sandbox_slow_s: float = Field(3.0, ge=0, description="seconds that it takes longer for `tok_slow`")
 
     lease_s: float = Field(
-        12.0, gt=0, description="seconds after which recovery takes over a payment whose driver is silent"
+        20.0,
+        gt=0,
+        description="seconds after which recovery takes over a payment whose driver is silent; "
+        "longer than two calls to the gateway",
     )
     recovery_interval_s: float = Field(1.0, gt=0, description="seconds between two looks for expired leases")
     retry_first_s: float = Field(
@@ -26,9 +32,9 @@ class Settings(ServiceSettings):
     )
     retry_most_s: float = Field(30.0, gt=0, description="seconds between two attempts at the most")
     charge_attempts_max: int = Field(
-        3, ge=1, description="times a charge is sent, always with the same key, while the gateway does not know it"
+        3, ge=1, description="answers of the gateway that it does not know a charge until it is not sent again"
     )
     settle_attempts_max: int = Field(
-        6, ge=2, description="times the gateway is asked before a charge that it does not know counts as never made"
+        6, ge=2, description="answers of the gateway that it does not know a charge until it counts as never made"
     )
     crash_point: str | None = Field(None, description="for tests: the named point at which the process kills itself")

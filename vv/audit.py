@@ -89,11 +89,10 @@ def completed_orders_are_charged_the_right_amount(order: OrderFacts) -> str | No
 
 def charged_orders_are_completed_or_refunded(order: OrderFacts) -> str | None:
     payment = order.payment
-    if order.status in (OrderStatus.FAILED, OrderStatus.CANCELLED) and payment is not None:
-        if payment.status in CHARGED and payment.refunded_amount != payment.amount:
-            return f"is {order.status}, and {payment.amount - payment.refunded_amount} were not refunded"
-        if payment.status in (PaymentStatus.PENDING, PaymentStatus.CANCELLING):
-            return f"is {order.status}, and the outcome of its charge is unknown"
+    if order.status not in (OrderStatus.FAILED, OrderStatus.CANCELLED) or payment is None:
+        return None
+    if payment.status in CHARGED and payment.refunded_amount != payment.amount:
+        return f"is {order.status}, and {payment.amount - payment.refunded_amount} were not refunded"
     return None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from common.database import parse_database_url
+from common.database_url import parse_database_url
 from vv import folder
 from vv.accounts import GRANTS
 from vv.errors import Unavailable

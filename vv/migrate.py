@@ -11,7 +11,7 @@ from typing import Any
 import pymysql
 from yoyo import read_migrations
 
-from common.database import parse_database_url
+from common.database_url import parse_database_url
 from vv.errors import Refused, Unavailable
 from vv.output import Say, say
 from vv.yoyo_backend import UNDOING, Backend

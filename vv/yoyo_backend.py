@@ -8,7 +8,7 @@ from yoyo.backends.core.mysql import MySQLBackend
 from yoyo.connections import parse_uri
 from yoyo.migrations import default_migration_table
 
-from common.database import parse_database_url
+from common.database_url import parse_database_url
 
 _SCHEMA_VERSION = 2
 # Operations in yoyo's log that are ours: begun, and not ended yet. The column has ten characters.

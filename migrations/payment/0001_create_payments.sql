@@ -12,6 +12,8 @@ CREATE TABLE payments (
     last_seq        SMALLINT NOT NULL DEFAULT 1,
     -- How often recovery took the payment up.
     attempts        SMALLINT NOT NULL DEFAULT 0,
+    -- How often the gateway said that it does not know the charge.
+    looks           SMALLINT NOT NULL DEFAULT 0,
     -- NULL while nothing is outstanding, so that the index holds nothing but the work at hand.
     lease_until     DATETIME(6) NULL,
     created_at      DATETIME(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),

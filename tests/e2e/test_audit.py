@@ -11,7 +11,7 @@ import pymysql
 import pytest
 
 from common.clients import AsyncInventoryClient, AsyncOrderClient
-from common.database import parse_database_url
+from common.database_url import parse_database_url
 from tests.processes import Services
 from vv import databases, migrate
 from vv.audit import NAMES

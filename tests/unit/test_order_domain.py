@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -103,5 +104,10 @@ def test_the_fingerprint_tells_what_is_ordered() -> None:
     assert fingerprint(sku="A", quantity=3) == fingerprint(
         items=[{"sku": "A", "quantity": 1}, {"sku": "A", "quantity": 2}]
     )
-    others = [{"sku": "A"}, {"sku": "B"}, {"sku": "A", "quantity": 2}, {"sku": "A", "currency": "EUR"}]
+    others: list[dict[str, Any]] = [
+        {"sku": "A"},
+        {"sku": "B"},
+        {"sku": "A", "quantity": 2},
+        {"sku": "A", "currency": "EUR"},
+    ]
     assert len({fingerprint(**other) for other in others}) == len(others)

@@ -14,7 +14,7 @@ ORDER_ID = "01a2042a-7bf1-7255-ad0b-a61e96c9d686"
 
 
 def payment(status: PaymentStatus = PaymentStatus.PENDING, amount: int = 100) -> PaymentRow:
-    return PaymentRow(ORDER_ID, "p", amount, "USD", "tok_ok", status, 0, None, 1, 1, 0, NOW, NOW)
+    return PaymentRow(ORDER_ID, "p", amount, "USD", "tok_ok", status, 0, None, 1, 1, 0, 0, NOW, NOW)
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(PaymentStatus, PaymentStatus)))

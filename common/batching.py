@@ -1,0 +1,140 @@
+"""Group commit: items that arrive while others are on their way share the next transaction or call."""
+
+import asyncio
+import contextvars
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+
+from common.errors import Overloaded, ServiceError
+from common.settings import ServiceSettings
+from common.telemetry import Metrics
+
+I = TypeVar("I")  # noqa: E741
+O = TypeVar("O")  # noqa: E741
+
+RunBatch = Callable[[list[I]], Awaitable[Sequence[O | Exception]]]
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[I, O]):
+    item: I
+    outcome: asyncio.Future[O]
+    since: float
+
+
+class Batcher(Generic[I, O]):
+    """Runs items in batches; each caller gets the outcome of its own item.
+
+    ``run`` takes a list and gives one outcome an item, in order; an outcome that is an exception is raised to the
+    caller of that item. Nothing waits while nothing is in flight. While something is, items gather until the batch is
+    full, or for ``batch_gather_s`` seconds if another batch may be in flight, or until the one in flight is done.
+    With ``max_batch=1`` every item is on its way at once and alone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: RunBatch[I, O],
+        settings: ServiceSettings,
+        metrics: Metrics,
+        *,
+        in_flight_max: int | None = None,
+    ) -> None:
+        self._run = run
+        self._settings = settings
+        self._in_flight_max = in_flight_max or settings.batches_in_flight_max
+        self._queue: deque[_Waiting[I, O]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._next_look: asyncio.Handle | None = None
+        self._size = metrics.batch_size.labels(name)
+        self._wait = metrics.batch_wait.labels(name)
+        self._in_flight = metrics.batches_in_flight.labels(name)
+
+    async def submit(self, item: I) -> O:
+        """The outcome of the item. Raises the item's own error, and Overloaded when the queue is full.
+
+        A caller that goes away does not take its item back.
+        """
+        if self._settings.max_batch == 1:
+            [outcome] = await self._run([item])
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+        if len(self._queue) >= self._settings.batch_queue_max:
+            raise Overloaded("The queue is full.", retry_after_s=1)
+        waiting: _Waiting[I, O] = _Waiting(item, asyncio.get_running_loop().create_future(), time.perf_counter())
+        self._queue.append(waiting)
+        # Not at once: what arrives in the same turn of the event loop goes together.
+        self._look_again_in(0)
+        return await waiting.outcome
+
+    async def submit_all(self, items: Iterable[I]) -> list[O | ServiceError]:
+        """The outcome of each item, in order; an item's own ServiceError is its outcome. Raises any other error."""
+        outcomes = await asyncio.gather(*(self.submit(item) for item in items), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, ServiceError):
+                raise outcome
+        return cast(list[O | ServiceError], outcomes)
+
+    async def drain(self) -> None:
+        """Wait until every item that was submitted has its outcome."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _start_batches(self) -> None:
+        """Start what may start now: at once if nothing is in flight, else a batch that is full or has waited enough."""
+        while self._queue and len(self._tasks) < self._in_flight_max:
+            waited_s = time.perf_counter() - self._queue[0].since
+            if self._tasks and len(self._queue) < self._settings.max_batch and waited_s < self._settings.batch_gather_s:
+                self._look_again_in(self._settings.batch_gather_s - waited_s)
+                return
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._settings.max_batch))]
+            # A context of its own: the deadline and request id of whoever happened to start it are not the others'.
+            task = asyncio.get_running_loop().create_task(self._run_batch(batch), context=contextvars.Context())
+            self._tasks.add(task)
+            task.add_done_callback(self._batch_done)
+
+    def _look_again_in(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._next_look is None:
+            self._next_look = loop.call_later(seconds, self._look) if seconds else loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        self._next_look = None
+        self._start_batches()
+
+    def _batch_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._in_flight.dec()
+        self._start_batches()
+
+    async def _run_batch(self, batch: list[_Waiting[I, O]]) -> None:
+        self._in_flight.inc()
+        self._size.observe(len(batch))
+        started = time.perf_counter()
+        for waiting in batch:
+            self._wait.observe(started - waiting.since)
+        await self._settle(batch)
+
+    async def _settle(self, batch: list[_Waiting[I, O]]) -> None:
+        """Run a batch; what the whole of it is refused for is found by running its halves."""
+        try:
+            outcomes = await self._run([waiting.item for waiting in batch])
+        except Exception as error:
+            is_outage = isinstance(error, ServiceError) and not error.is_refusal
+            if len(batch) > 1 and not is_outage:
+                middle = len(batch) // 2
+                await self._settle(batch[:middle])
+                await self._settle(batch[middle:])
+                return
+            outcomes = [error] * len(batch)
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            if waiting.outcome.done():
+                continue
+            if isinstance(outcome, Exception):
+                waiting.outcome.set_exception(outcome)
+            else:
+                waiting.outcome.set_result(outcome)

@@ -1,0 +1,139 @@
+"""The services over plain sockets, and their books."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import pymysql
+import pytest
+
+from common.database_url import parse_database_url
+from tests.e2e.raw import Server
+from tests.processes import Services
+from vv.databases import Databases
+
+# What each table holds, in numbers that every write changes.
+_BOOKS = {
+    "order": {
+        "orders": "COUNT(*), SUM(version)",
+        "order_lines": "COUNT(*), SUM(quantity)",
+        "order_events": "COUNT(*), SUM(seq)",
+    },
+    "inventory": {
+        "inventory": "COUNT(*), SUM(quantity), SUM(version)",
+        "stock_ledger": "COUNT(*), SUM(delta)",
+    },
+    "payment": {
+        "payments": "COUNT(*), SUM(version), SUM(refunded_amount)",
+        "refunds": "COUNT(*), SUM(amount), SUM(done)",
+        "payment_events": "COUNT(*), SUM(seq)",
+        "sandbox_gateway": "COUNT(*), SUM(amount)",
+    },
+}
+
+State = Mapping[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Servers:
+    order: Server
+    inventory: Server
+    payment: Server
+
+    def of(self, service: str) -> Server:
+        server: Server = getattr(self, service)
+        return server
+
+    def new_sku(self, quantity: int = 100, *, product_id: str = "product") -> str:
+        """A SKU with a name of its own."""
+        sku = f"SKU-{uuid4().hex[:12]}"
+        answer = self.inventory.post("/inventory/create", {"product_id": product_id, "sku": sku, "quantity": quantity})
+        assert answer.status == 201, answer.body
+        return sku
+
+
+class Books:
+    """Looks into the three databases behind the services' backs."""
+
+    def __init__(self, connections: Mapping[str, "pymysql.Connection[Any]"]) -> None:
+        self._connections = connections
+
+    def state(self) -> State:
+        """Numbers of which at least one changes when anything is written."""
+        return {
+            table: self._fetch(service, f"SELECT {numbers} FROM {table}")[0]
+            for service, tables in _BOOKS.items()
+            for table, numbers in tables.items()
+        }
+
+    def settle(self, timeout_s: float = 30) -> None:
+        """Wait until recovery has nothing left to do."""
+        wait_until(lambda: self._unfinished() == 0, timeout_s)
+
+    def gateway(self, order_id: str) -> list[tuple[str, int]]:
+        """What the sandbox really charged and refunded for an order, oldest first."""
+        sql = "SELECT kind, amount FROM sandbox_gateway WHERE approved AND charge_key = %s ORDER BY entry_id"
+        return self._fetch("payment", sql, f"{order_id}:charge")
+
+    @contextmanager
+    def row_locked(self, service: str, sql: str, *args: object) -> Iterator[None]:
+        """Hold the row locks of a statement for a block."""
+        connection = self._connections[service]
+        connection.begin()
+        try:
+            self._fetch(service, sql, *args)
+            yield
+        finally:
+            connection.rollback()
+
+    def _unfinished(self) -> int:
+        tables = {"order": "orders", "payment": "payments"}
+        return sum(
+            int(self._fetch(service, f"SELECT COUNT(lease_until) FROM {table}")[0][0])
+            for service, table in tables.items()
+        )
+
+    def _fetch(self, service: str, sql: str, *args: object) -> list[tuple[Any, ...]]:
+        with self._connections[service].cursor() as cursor:
+            cursor.execute(sql, args)
+            return list(cursor.fetchall())
+
+
+@pytest.fixture(scope="session")
+def servers(services: Services) -> Servers:
+    return Servers(Server(services.order.url), Server(services.inventory.url), Server(services.payment.url))
+
+
+@pytest.fixture(scope="session")
+def books(migrated: Databases) -> Iterator[Books]:
+    with contextlib.ExitStack() as stack:
+        yield Books(
+            {
+                service: stack.enter_context(contextlib.closing(_connect(url)))
+                for service, url in migrated.service_urls.items()
+            }
+        )
+
+
+@pytest.fixture
+def unchanged(books: Books) -> Iterator[None]:
+    """Whatever the test does leaves no trace in any table."""
+    before = books.state()
+    yield
+    assert books.state() == before
+
+
+def wait_until(is_so: Callable[[], bool], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.02)
+
+
+def _connect(url: str) -> "pymysql.Connection[Any]":
+    address = parse_database_url(url)
+    return pymysql.connect(database=address.pop("db"), autocommit=True, **address)

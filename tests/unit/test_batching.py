@@ -1,0 +1,194 @@
+"""Group commit: who shares a batch, and what one item's fate means for the others."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from common import context
+from common.batching import Batcher
+from common.contracts.inventory import OutOfStock
+from common.errors import DatabaseUnavailable, Overloaded
+from common.settings import ServiceSettings
+from common.telemetry import Metrics
+
+
+class Journal:
+    """Runs batches of numbers: notes each, waits for ``gate``, fails for those in ``poison``."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.poison: dict[int, Exception] = {}
+
+    async def run(self, items: Sequence[int]) -> list[int | Exception]:
+        self.batches.append(list(items))
+        await self.gate.wait()
+        for item in items:
+            if item in self.poison:
+                raise self.poison[item]
+        return [item * 10 if item % 7 else OutOfStock(str(item)) for item in items]
+
+
+@pytest.fixture
+def journal() -> Journal:
+    return Journal()
+
+
+@pytest.fixture
+def make(journal: Journal) -> Callable[..., Batcher[int, int]]:
+    def make(**settings: Any) -> Batcher[int, int]:
+        url = SecretStr("mysql://u:p@h/d")
+        defaults = {"max_batch": 4, "batches_in_flight_max": 1, "batch_gather_s": 0.01}
+        read = ServiceSettings(database_url=url, port=1, **{**defaults, **settings})
+        return Batcher("test", journal.run, read, Metrics("test"))
+
+    return make
+
+
+async def submit(batcher: Batcher[int, int], *items: int) -> list[Any]:
+    return await asyncio.gather(*(batcher.submit(item) for item in items), return_exceptions=True)
+
+
+async def test_one_item_alone_goes_at_once(make: Callable[..., Batcher[int, int]], journal: Journal) -> None:
+    """With nothing in flight nothing waits, however long items may gather."""
+    async with asyncio.timeout(0.5):
+        assert await make(batch_gather_s=60).submit(1) == 10
+    assert journal.batches == [[1]]
+
+
+async def test_what_arrives_meanwhile_shares_the_next_batch(
+    make: Callable[..., Batcher[int, int]], journal: Journal
+) -> None:
+    """While a batch is in flight items gather; they go together, in arrival order, no more than fit."""
+    batcher = make()
+    journal.gate.clear()
+    first = asyncio.create_task(batcher.submit(1))
+    await asyncio.sleep(0.01)
+    others = asyncio.create_task(submit(batcher, 2, 3, 4, 5, 6))
+    await asyncio.sleep(0.03)
+    assert journal.batches == [[1]]
+
+    journal.gate.set()
+
+    assert [await first, *await others] == [10, 20, 30, 40, 50, 60]
+    assert journal.batches == [[1], [2, 3, 4, 5], [6]]
+
+
+async def test_a_second_batch_starts_when_it_is_full_or_has_gathered(
+    make: Callable[..., Batcher[int, int]], journal: Journal
+) -> None:
+    """With several batches allowed a full one goes at once, and a smaller one after the time to gather."""
+    batcher = make(batches_in_flight_max=3, batch_gather_s=0.05)
+    journal.gate.clear()
+    waiting = [asyncio.create_task(batcher.submit(1))]
+    await asyncio.sleep(0.01)
+    waiting += [asyncio.create_task(batcher.submit(item)) for item in (2, 3, 4, 5, 6)]
+    await asyncio.sleep(0.01)
+    assert journal.batches == [[1], [2, 3, 4, 5]]
+    await asyncio.sleep(0.08)
+    assert journal.batches == [[1], [2, 3, 4, 5], [6]]
+    journal.gate.set()
+    assert await asyncio.gather(*waiting) == [10, 20, 30, 40, 50, 60]
+
+
+async def test_an_items_own_error_is_its_own(make: Callable[..., Batcher[int, int]]) -> None:
+    """The refused item raises; its neighbours get their results."""
+    one, refused, other = await submit(make(), 1, 7, 2)
+    assert (one, other) == (10, 20)
+    assert isinstance(refused, OutOfStock)
+
+
+async def test_a_culprit_is_found_by_halves(make: Callable[..., Batcher[int, int]], journal: Journal) -> None:
+    """A batch that is rejected as a whole is run again in halves until the culprit is alone."""
+    journal.poison = {3: ValueError("bad value")}
+
+    outcomes = await submit(make(), 1, 2, 3, 4)
+
+    assert [outcomes[0], outcomes[1], outcomes[3]] == [10, 20, 40]
+    assert isinstance(outcomes[2], ValueError)
+    assert journal.batches == [[1, 2, 3, 4], [1, 2], [3, 4], [3], [4]]
+
+
+async def test_an_outage_is_everybodys(make: Callable[..., Batcher[int, int]], journal: Journal) -> None:
+    """A database that cannot be reached is not asked again for each half."""
+    journal.poison = {3: DatabaseUnavailable()}
+
+    outcomes = await submit(make(), 1, 2, 3, 4)
+
+    assert [type(outcome) for outcome in outcomes] == [DatabaseUnavailable] * 4
+    assert journal.batches == [[1, 2, 3, 4]]
+
+
+async def test_a_caller_that_goes_away_disturbs_nobody(
+    make: Callable[..., Batcher[int, int]], journal: Journal
+) -> None:
+    """Its item is carried out all the same, and the others get their own outcomes."""
+    batcher = make()
+    journal.gate.clear()
+    callers = [asyncio.create_task(batcher.submit(item)) for item in (1, 2, 3)]
+    await asyncio.sleep(0.01)
+    callers[1].cancel()
+    journal.gate.set()
+
+    outcomes = await asyncio.gather(*callers, return_exceptions=True)
+
+    assert [outcomes[0], outcomes[2]] == [10, 30]
+    assert isinstance(outcomes[1], asyncio.CancelledError)
+    assert journal.batches == [[1, 2, 3]]
+
+
+async def test_a_full_queue_refuses(make: Callable[..., Batcher[int, int]], journal: Journal) -> None:
+    """One item more than the queue takes is refused at once, with the time after which to come back."""
+    batcher = make(batch_queue_max=2)
+    journal.gate.clear()
+    waiting = [asyncio.create_task(batcher.submit(1))]
+    await asyncio.sleep(0.01)
+    waiting += [asyncio.create_task(batcher.submit(item)) for item in (2, 3)]
+    await asyncio.sleep(0)
+
+    with pytest.raises(Overloaded) as refused:
+        await batcher.submit(4)
+
+    assert refused.value.retry_after_s
+    journal.gate.set()
+    assert await asyncio.gather(*waiting) == [10, 20, 30]
+
+
+async def test_drain_waits_for_all(make: Callable[..., Batcher[int, int]], journal: Journal) -> None:
+    """After draining, every item that was submitted has its outcome."""
+    batcher = make()
+    waiting = [asyncio.create_task(batcher.submit(item)) for item in range(1, 7)]
+    await asyncio.sleep(0)
+    await batcher.drain()
+    assert all(task.done() or task in waiting for task in waiting)
+    assert await asyncio.gather(*waiting) == [10, 20, 30, 40, 50, 60]
+
+
+async def test_switched_off_every_item_is_alone(make: Callable[..., Batcher[int, int]], journal: Journal) -> None:
+    """With max_batch=1 nothing is shared and nothing waits for another."""
+    batcher = make(max_batch=1)
+    journal.gate.clear()
+    waiting = [asyncio.create_task(batcher.submit(item)) for item in (1, 2, 3)]
+    await asyncio.sleep(0.01)
+    assert journal.batches == [[1], [2], [3]]
+    journal.gate.set()
+    assert await asyncio.gather(*waiting) == [10, 20, 30]
+
+
+async def test_a_batch_has_nobodys_context(make: Callable[..., Batcher[int, int]], journal: Journal) -> None:
+    """The deadline of whoever started a batch is not the others'."""
+    seen = []
+
+    async def run(items: Sequence[int]) -> list[int]:
+        seen.append(context.seconds_left(60))
+        return list(items)
+
+    batcher: Batcher[int, int] = make()
+    batcher._run = run
+    context.set_deadline(0.001)
+    assert await batcher.submit(1) == 1
+    assert seen == [60]
