@@ -23,6 +23,7 @@ class _Waiting(Generic[I, O]):
     item: I
     outcome: asyncio.Future[O]
     since: float
+    context: contextvars.Context
 
 
 class Batcher(Generic[I, O]):
@@ -65,7 +66,9 @@ class Batcher(Generic[I, O]):
             return outcome
         if len(self._queue) >= self._settings.batch_queue_max:
             raise Overloaded("The queue is full.", retry_after_s=1)
-        waiting: _Waiting[I, O] = _Waiting(item, asyncio.get_running_loop().create_future(), time.perf_counter())
+        waiting: _Waiting[I, O] = _Waiting(
+            item, asyncio.get_running_loop().create_future(), time.perf_counter(), contextvars.copy_context()
+        )
         self._queue.append(waiting)
         # Not at once: what arrives in the same turn of the event loop goes together.
         self._look_again_in(0)
@@ -92,8 +95,9 @@ class Batcher(Generic[I, O]):
                 self._look_again_in(self._settings.batch_gather_s - waited_s)
                 return
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._settings.max_batch))]
-            # A context of its own: the deadline and request id of whoever happened to start it are not the others'.
-            task = asyncio.get_running_loop().create_task(self._run_batch(batch), context=contextvars.Context())
+            # Deadline, request id and trace of one caller are not the others'; who is alone keeps his own.
+            context = batch[0].context if len(batch) == 1 else contextvars.Context()
+            task = asyncio.get_running_loop().create_task(self._run_batch(batch), context=context)
             self._tasks.add(task)
             task.add_done_callback(self._batch_done)
 

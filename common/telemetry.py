@@ -20,7 +20,7 @@ from prometheus_client.exposition import generate_latest
 
 from common import context
 
-__all__ = ["METRICS_CONTENT_TYPE", "Metrics", "bind_order", "configure_logging", "log"]
+__all__ = ["METRICS_CONTENT_TYPE", "Metrics", "bind_orders", "configure_logging", "log"]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 # Where nobody configures anything, in the vv command and in scripts, standard output belongs to the program.
@@ -68,9 +68,13 @@ def configure_logging(service: str, level: str) -> None:
     logging.basicConfig(handlers=[handler], level=max(logging.WARNING, logging.getLevelNamesMapping()[level]))
 
 
-def bind_order(order_id: str) -> None:
-    """Put the order's id into every further log line of this request."""
-    structlog.contextvars.bind_contextvars(order_id=order_id)
+def bind_orders(*order_ids: str | None) -> None:
+    """Put the ids of the orders that it is about into every further log line of this request."""
+    known = [order_id for order_id in order_ids if order_id is not None]
+    if len(known) == 1:
+        structlog.contextvars.bind_contextvars(order_id=known[0])
+    elif known:
+        structlog.contextvars.bind_contextvars(order_ids=known)
 
 
 class Metrics:

@@ -17,7 +17,7 @@ from common.contracts.inventory import (
 )
 from common.errors import unwrap
 from common.paging import decode_cursor, encode_cursor
-from common.telemetry import bind_order
+from common.telemetry import bind_orders
 from common.web import Call, Reply, batch_reply
 from inventory_service.stock import Stock
 
@@ -42,11 +42,11 @@ class Handlers:
         return Reply(200, StockLevels(items=await self._stock.list_product(call.query.product_id)))
 
     async def decrease(self, call: Call[DecreaseStock, None, None]) -> Reply:
-        if call.body.order_id is not None:
-            bind_order(call.body.order_id)
+        bind_orders(call.body.order_id)
         return Reply(200, await self._decreases.submit(call.body))
 
     async def decrease_batch(self, call: Call[DecreaseStockBatch, None, None]) -> Reply:
+        bind_orders(*(item.order_id for item in call.body.items))
         return batch_reply(await self._decreases.submit_all(call.body.items))
 
     async def increase(self, call: Call[IncreaseStock, None, None]) -> Reply:

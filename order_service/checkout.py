@@ -23,7 +23,7 @@ from common.contracts.orders import CreateOrder, OrderStatus
 from common.contracts.payments import CreatePayment, Payment, PaymentCancelled, PaymentDeclined, PaymentStatus
 from common.errors import IdempotencyMismatch, RequestInProgress, ServiceError
 from common.recovery import backoff_s
-from common.telemetry import bind_order, log
+from common.telemetry import bind_orders, log
 from order_service import domain
 from order_service.domain import LostRace, Move, NewOrder, OrderRow
 from order_service.orders import Orders
@@ -94,7 +94,7 @@ class Checkout:
         """
         new = NewOrder.of(str(uuid7()), wanted, idempotency_key)
         order = await self._batches.accept.submit(new)
-        bind_order(order.order_id)
+        bind_orders(order.order_id)
         replayed = order.order_id != new.order_id
         if replayed:
             _check_replay(order, new)
@@ -109,7 +109,7 @@ class Checkout:
 
         Raises OrderNotFound and InvalidTransition.
         """
-        bind_order(order_id)
+        bind_orders(order_id)
         return await self._drive(await self._orders.begin_cancel(order_id, asked))
 
     async def drain(self) -> None:

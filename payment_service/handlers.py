@@ -10,7 +10,7 @@ from common.contracts.payments import (
     RefundPayment,
 )
 from common.errors import unwrap
-from common.telemetry import bind_order
+from common.telemetry import bind_orders
 from common.web import Call, Reply, batch_reply
 from payment_service.charges import Charges
 from payment_service.domain import OUTSTANDING
@@ -23,23 +23,24 @@ class Handlers:
         self._payments = payments
 
     async def create(self, call: Call[CreatePayment, None, None]) -> Reply:
-        bind_order(call.body.order_id)
+        bind_orders(call.body.order_id)
         [outcome] = await self._charges.charge([call.body])
         payment = unwrap(outcome)
         return Reply(_status_of_charge(payment), payment)
 
     async def create_batch(self, call: Call[CreatePaymentBatch, None, None]) -> Reply:
+        bind_orders(*(item.order_id for item in call.body.items))
         return batch_reply(await self._charges.charge(call.body.items), _status_of_charge)
 
     async def get(self, call: Call[None, PaymentQuery, None]) -> Reply:
         return Reply(200, (await self._payments.get(call.query.order_id)).to_contract())
 
     async def refund(self, call: Call[RefundPayment, None, None]) -> Reply:
-        bind_order(call.body.order_id)
+        bind_orders(call.body.order_id)
         return _done_or_accepted(await self._charges.refund(call.body))
 
     async def cancel(self, call: Call[CancelPayment, None, None]) -> Reply:
-        bind_order(call.body.order_id)
+        bind_orders(call.body.order_id)
         return _done_or_accepted(await self._charges.cancel(call.body.order_id))
 
 

@@ -179,16 +179,17 @@ async def test_switched_off_every_item_is_alone(make: Callable[..., Batcher[int,
     assert await asyncio.gather(*waiting) == [10, 20, 30]
 
 
-async def test_a_batch_has_nobodys_context(make: Callable[..., Batcher[int, int]], journal: Journal) -> None:
-    """The deadline of whoever started a batch is not the others'."""
+async def test_a_shared_batch_has_nobodys_context(make: Callable[..., Batcher[int, int]]) -> None:
+    """The deadline of one caller is not the others'; who is alone keeps his own."""
     seen = []
 
     async def run(items: Sequence[int]) -> list[int]:
-        seen.append(context.seconds_left(60))
+        seen.append((list(items), context.seconds_left(60)))
         return list(items)
 
     batcher: Batcher[int, int] = make()
     batcher._run = run
-    context.set_deadline(0.001)
-    assert await batcher.submit(1) == 1
-    assert seen == [60]
+    context.set_deadline(0.0)
+    await batcher.submit(1)
+    await submit(batcher, 2, 3)
+    assert seen == [([1], 0), ([2, 3], 60)]
