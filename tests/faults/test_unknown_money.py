@@ -1,0 +1,139 @@
+"""Money whose whereabouts nobody knows for a while: cancelled, refunded or repeated in the meantime."""
+
+import asyncio
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from common.clients import (
+    AsyncInventoryClient,
+    AsyncOrderClient,
+    AsyncPaymentClient,
+    OrderStatus,
+    PaymentStatus,
+    RetryPolicy,
+    ServiceError,
+)
+from tests.conftest import Audit, MakeSku
+from tests.processes import Services
+
+SETTLED = {PaymentStatus.VOIDED, PaymentStatus.DECLINED, PaymentStatus.REFUNDED}
+
+
+@pytest.fixture
+def order_id() -> str:
+    return f"{uuid4()}"
+
+
+@pytest.fixture
+def own_order_service(services: Services) -> Iterator[Services]:
+    """The order service may be stopped; it runs again afterwards."""
+    yield services
+    if services.order.process.poll() is not None:
+        services.order.start()
+
+
+async def settled(payments: AsyncPaymentClient, order_id: str, *, ask: bool = False) -> PaymentStatus:
+    """How the payment ends; with ``ask`` its cancellation is asked for again all the while."""
+    async with asyncio.timeout(30):
+        while (payment := await payments.get(order_id)).status not in SETTLED:
+            if ask:
+                await payments.cancel(order_id)
+            await asyncio.sleep(0.02)
+    return payment.status
+
+
+async def test_cancelling_again_and_again_puts_nothing_off(payments: AsyncPaymentClient, order_id: str) -> None:
+    """A payment whose charge nobody knows of is voided in the end, however often its cancellation is repeated."""
+    await payments.create(order_id=order_id, amount=700, payment_method="tok_error")
+    assert (await payments.cancel(order_id)).status is PaymentStatus.CANCELLING
+    assert await settled(payments, order_id, ask=True) is PaymentStatus.VOIDED
+
+
+async def test_a_charge_of_which_nobody_heard_is_refunded(
+    payments: AsyncPaymentClient, order_id: str, audit_books: Audit
+) -> None:
+    """Cancelled while the reply of its charge was lost: the gateway is asked, and all of it goes back."""
+    await payments.create(order_id=order_id, amount=700, payment_method="tok_timeout")
+    await payments.cancel(order_id)
+    assert await settled(payments, order_id) is PaymentStatus.REFUNDED
+    assert (await audit_books()).violations == []
+
+
+async def test_an_unresolved_charge_cannot_be_refunded_yet(services: Services, order_id: str) -> None:
+    """Nobody knows whether there is anything to give back: the answer is to come again, not that nothing was."""
+    async with AsyncPaymentClient(services.payment.url, retry=RetryPolicy(attempts_max=1)) as payments:
+        await payments.create(order_id=order_id, amount=700, payment_method="tok_error")
+        await payments.cancel(order_id)
+        with pytest.raises(ServiceError) as unresolved:
+            await payments.refund(order_id=order_id)
+    assert unresolved.value.code == "payment_unresolved"
+    assert not unresolved.value.is_refusal
+    assert unresolved.value.retry_after_s
+
+
+async def test_money_that_went_back_completes_no_order(
+    own_order_service: Services,
+    inventory: AsyncInventoryClient,
+    payments: AsyncPaymentClient,
+    make_sku: MakeSku,
+    audit_books: Audit,
+) -> None:
+    """The payment of an order is cancelled behind its back before the order knows of the charge: it fails."""
+    sku = await make_sku(10)
+    order = own_order_service.order
+    async with AsyncOrderClient(order.url, timeout_s=60) as orders:
+        placed = await orders.create(user_id=sku, sku=sku, total_amount=700, payment_method="tok_timeout")
+        order.kill()
+        await payments.cancel(placed.order_id)
+        assert await settled(payments, placed.order_id) is PaymentStatus.REFUNDED
+        order.start()
+        ended = await orders.wait(placed.order_id, timeout_s=30)
+
+    assert (ended.status, ended.reason) == (OrderStatus.FAILED, "payment_cancelled")
+    assert (await inventory.get(sku)).quantity == 10
+    assert (await audit_books()).violations == []
+
+
+async def test_an_order_whose_key_somebody_else_used_ends(
+    own_order_service: Services,
+    inventory: AsyncInventoryClient,
+    payments: AsyncPaymentClient,
+    make_sku: MakeSku,
+) -> None:
+    """A payment of another amount under the order's id fails the order; that payment is left alone."""
+    sku = await make_sku(10)
+    order = own_order_service.order
+    own_order_service.payment.stop()
+    try:
+        async with AsyncOrderClient(order.url, timeout_s=60) as orders:
+            placed = await orders.create(user_id=sku, sku=sku, total_amount=700)
+            order.kill()
+            own_order_service.payment.start()
+            foreign = await payments.create(order_id=placed.order_id, amount=1)
+            order.start()
+            ended = await orders.wait(placed.order_id, timeout_s=30)
+    finally:
+        if own_order_service.payment.process.poll() is not None:
+            own_order_service.payment.start()
+
+    assert (ended.status, ended.reason) == (OrderStatus.FAILED, "idempotency_mismatch")
+    assert (await inventory.get(sku)).quantity == 10
+    assert (await payments.get(placed.order_id)).amount == foreign.amount == 1
+    # Leave clean books behind: this payment belongs to no order's total.
+    await payments.refund(order_id=placed.order_id)
+
+
+@pytest.mark.parametrize("text", ["50%-off", "A%%B", "%s", "%d%", "100%"])
+async def test_a_percent_sign_is_a_character_like_others(
+    text: str, orders: AsyncOrderClient, inventory: AsyncInventoryClient
+) -> None:
+    """What is stored is what was sent, in every field that takes text, and a replay finds it again."""
+    sku = f"{text}{uuid4().hex[:8]}{text}"
+    assert (await inventory.create(product_id=text, sku=sku, quantity=5)).sku == sku
+    first = await orders.create(user_id=sku, sku=sku, total_amount=1, idempotency_key=text)
+    again = await orders.create(user_id=sku, sku=sku, total_amount=1, idempotency_key=text)
+    assert (first.status, first.items[0].sku, again) == (OrderStatus.COMPLETED, sku, first)
+    await inventory.increase(sku=sku, quantity=1, request_id=sku)
+    assert (await inventory.get(sku)).quantity == 5
