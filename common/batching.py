@@ -12,21 +12,21 @@ from common.errors import Overloaded, ServiceError
 from common.settings import ServiceSettings
 from common.telemetry import Metrics
 
-I = TypeVar("I")  # noqa: E741
-O = TypeVar("O")  # noqa: E741
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-RunBatch = Callable[[list[I]], Awaitable[Sequence[O | Exception]]]
+RunBatch = Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]]
 
 
 @dataclass(slots=True)
-class _Waiting(Generic[I, O]):
-    item: I
-    outcome: asyncio.Future[O]
+class _Waiting(Generic[Item, Result]):
+    item: Item
+    outcome: asyncio.Future[Result]
     since: float
     context: contextvars.Context
 
 
-class Batcher(Generic[I, O]):
+class Batcher(Generic[Item, Result]):
     """Runs items in batches; each caller gets the outcome of its own item.
 
     ``run`` takes a list and gives one outcome an item, in order; an outcome that is an exception is raised to the
@@ -38,7 +38,7 @@ class Batcher(Generic[I, O]):
     def __init__(
         self,
         name: str,
-        run: RunBatch[I, O],
+        run: RunBatch[Item, Result],
         settings: ServiceSettings,
         metrics: Metrics,
         *,
@@ -47,14 +47,14 @@ class Batcher(Generic[I, O]):
         self._run = run
         self._settings = settings
         self._in_flight_max = in_flight_max or settings.batches_in_flight_max
-        self._queue: deque[_Waiting[I, O]] = deque()
+        self._queue: deque[_Waiting[Item, Result]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_look: asyncio.Handle | None = None
         self._size = metrics.batch_size.labels(name)
         self._wait = metrics.batch_wait.labels(name)
         self._in_flight = metrics.batches_in_flight.labels(name)
 
-    async def submit(self, item: I) -> O:
+    async def submit(self, item: Item) -> Result:
         """The outcome of the item. Raises the item's own error, and Overloaded when the queue is full.
 
         A caller that goes away does not take its item back.
@@ -66,7 +66,7 @@ class Batcher(Generic[I, O]):
             return outcome
         if len(self._queue) >= self._settings.batch_queue_max:
             raise Overloaded("The queue is full.", retry_after_s=1)
-        waiting: _Waiting[I, O] = _Waiting(
+        waiting: _Waiting[Item, Result] = _Waiting(
             item, asyncio.get_running_loop().create_future(), time.perf_counter(), contextvars.copy_context()
         )
         self._queue.append(waiting)
@@ -74,13 +74,13 @@ class Batcher(Generic[I, O]):
         self._look_again_in(0)
         return await waiting.outcome
 
-    async def submit_all(self, items: Iterable[I]) -> list[O | ServiceError]:
+    async def submit_all(self, items: Iterable[Item]) -> list[Result | ServiceError]:
         """The outcome of each item, in order; an item's own ServiceError is its outcome. Raises any other error."""
         outcomes = await asyncio.gather(*(self.submit(item) for item in items), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException) and not isinstance(outcome, ServiceError):
                 raise outcome
-        return cast(list[O | ServiceError], outcomes)
+        return cast(list[Result | ServiceError], outcomes)
 
     async def drain(self) -> None:
         """Wait until every item that was submitted has its outcome."""
@@ -115,7 +115,7 @@ class Batcher(Generic[I, O]):
         self._in_flight.dec()
         self._start_batches()
 
-    async def _run_batch(self, batch: list[_Waiting[I, O]]) -> None:
+    async def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
         self._in_flight.inc()
         self._size.observe(len(batch))
         started = time.perf_counter()
@@ -123,7 +123,7 @@ class Batcher(Generic[I, O]):
             self._wait.observe(started - waiting.since)
         await self._settle(batch)
 
-    async def _settle(self, batch: list[_Waiting[I, O]]) -> None:
+    async def _settle(self, batch: list[_Waiting[Item, Result]]) -> None:
         """Run a batch; what the whole of it is refused for is found by running its halves."""
         try:
             outcomes = await self._run([waiting.item for waiting in batch])
