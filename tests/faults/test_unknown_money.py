@@ -61,6 +61,28 @@ async def test_a_charge_of_which_nobody_heard_is_refunded(
     assert (await audit_books()).violations == []
 
 
+async def test_a_charge_that_is_made_after_it_was_given_up_goes_back(
+    services: Services, order_id: str, audit_books: Audit
+) -> None:
+    """Cancelled and voided while the gateway still took its time: when it charges after all, all of it is refunded."""
+    services.payment.stop()
+    services.payment.start(PAYMENT_SANDBOX_SLOW_S="6")
+    try:
+        async with AsyncPaymentClient(services.payment.url, timeout_s=60) as payments:
+            charging = asyncio.create_task(payments.create(order_id=order_id, amount=700, payment_method="tok_slow"))
+            await asyncio.sleep(0.3)
+            await payments.cancel(order_id)
+            assert await settled(payments, order_id) is PaymentStatus.VOIDED
+            await asyncio.wait([charging])
+            ended = await payments.get(order_id)
+    finally:
+        services.payment.stop()
+        services.payment.start()
+
+    assert (ended.status, ended.refunded_amount, ended.reason) == (PaymentStatus.REFUNDED, 700, "charged_late")
+    assert (await audit_books()).violations == []
+
+
 async def test_an_unresolved_charge_cannot_be_refunded_yet(services: Services, order_id: str) -> None:
     """Nobody knows whether there is anything to give back: the answer is to come again, not that nothing was."""
     async with AsyncPaymentClient(services.payment.url, retry=RetryPolicy(attempts_max=1)) as payments:
