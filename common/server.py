@@ -20,7 +20,7 @@ _KEEPALIVE_S = 75.0
 
 def run(app: web.Application, settings: ServiceSettings) -> None:
     """Serve ``app`` on the address of ``settings`` until a signal ends the process."""
-    _raise_open_files_limit()
+    raise_open_files_limit()
     # Young objects here live for one request; scanning them after every 700 allocations only costs time.
     gc.set_threshold(10_000, 20, 50)
     asyncio.run(_serve(app, settings))
@@ -87,8 +87,12 @@ class _Runner(web.AppRunner):
         return server
 
 
-def _raise_open_files_limit() -> None:
-    """A thousand buyers are a thousand sockets; the usual soft limit is 1,024 files."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def raise_open_files_limit() -> None:
+    """A thousand buyers are a thousand sockets, and the database opens a file a table and connection."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # More than anybody needs, but not the millions of some containers: programs loop over all of them.
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

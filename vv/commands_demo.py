@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from common.errors import ServiceError
+from common.server import raise_open_files_limit
 from vv import databases, sale, stack_file
 from vv.commands_audit import audit_with_progress, report_document, report_lines
 from vv.commands_stack import data_dir_option, port_offset_option
 from vv.errors import Refused, Unavailable
 from vv.foreground import while_up
 from vv.output import json_option, say_aside, show
-from vv.process import raise_open_files_limit
 from vv.stack import Stack
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import resource
 import signal
 import sys
 import time
@@ -161,14 +160,3 @@ def _send(pids: Iterable[int], number: signal.Signals) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
-
-
-def raise_open_files_limit() -> None:
-    """A thousand buyers are a thousand sockets, and the database opens a file a table and connection."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # More than anybody needs, but not the millions of some containers: programs loop over all of them.
-    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import aiohttp
 
+from common.server import raise_open_files_limit
 from vv import databases, folder, migrate, process, stack_file
 from vv.databases import Databases
 from vv.errors import Unavailable
@@ -73,7 +74,7 @@ class Stack:
         Raises Unavailable, Refused (a migration failed), click.UsageError (the environment is contradictory).
         """
         configured = databases.configured(self._environment)
-        process.raise_open_files_limit()
+        raise_open_files_limit()
         self._lock_folder()
         await _in_thread(lambda: process.wait_for_leftovers(self.data_dir, _STOP_TIMEOUT_S, self.say))
         self._check_ports({**self._ports, **({} if configured else {"database": self._database_port})})
