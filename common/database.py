@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import aiomysql
@@ -74,9 +75,18 @@ class Transaction:
         ``row`` is the SQL of one row with a placeholder a value, such as ``(%s, NOW(6) + INTERVAL %s SECOND)``.
         Unlike aiomysql's ``executemany`` this never falls back to a statement a row.
         """
-        values = ", ".join([self._cursor.mogrify(row, values) for values in rows])
-        # Without arguments nothing is formatted any more: a percent sign in a value stays what it is.
-        return await self.execute(sql.replace("%s", values, 1)) if values else 0
+        values = list(rows)
+        if not values:
+            return 0
+        return await self.execute(
+            sql.replace("%s", ", ".join([row] * len(values)), 1), list(chain.from_iterable(values))
+        )
+
+    async def now(self) -> datetime:
+        """The database's clock, UTC."""
+        row = await self.fetch_one("SELECT NOW(6)")
+        assert row is not None
+        return utc(row[0])
 
 
 class Database:
@@ -242,6 +252,11 @@ class Database:
 def utc(naive: datetime) -> datetime:
     """A DATETIME of ours, which is UTC, as an aware datetime."""
     return naive.replace(tzinfo=UTC)
+
+
+def naive(aware: datetime) -> datetime:
+    """A time in UTC as a DATETIME of ours."""
+    return aware.replace(tzinfo=None)
 
 
 async def _make_reusable_or_close(connection: Any, error: BaseException) -> None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from common.contracts.orders import OrderStatus
-from common.database import Row, Transaction, utc
+from common.database import Row, Transaction, naive, utc
 from order_service.domain import EventRow, NewOrder, OrderRow
 
 _COLUMNS = (
@@ -21,7 +22,7 @@ def _order(row: Row) -> OrderRow:
 
 
 async def insert_orders(tx: Transaction, orders: Sequence[NewOrder], lease_s: float) -> int:
-    """Write the orders whose key is new; the others are left out."""
+    """Write the orders whose key is new; the others are left out. Returns how many were written."""
     return await tx.execute_values(
         "INSERT INTO orders (order_id, user_id, status, total_amount, currency, payment_method, idempotency_key, "
         "fingerprint, lease_until) VALUES %s ON DUPLICATE KEY UPDATE version = version",
@@ -63,6 +64,13 @@ async def get_orders(tx: Transaction, order_ids: Collection[str]) -> dict[str, O
     return {order.order_id: order for order in map(_order, rows)}
 
 
+async def get_created_at(tx: Transaction, order_id: str) -> datetime:
+    """When an order was written that is known to exist."""
+    row = await tx.fetch_one("SELECT created_at FROM orders WHERE order_id = %s", (order_id,))
+    assert row is not None
+    return utc(row[0])
+
+
 async def get_order_of_key(tx: Transaction, user_id: str, idempotency_key: str) -> OrderRow | None:
     row = await tx.fetch_one(
         f"SELECT {_COLUMNS} FROM orders WHERE user_id = %s AND idempotency_key = %s", (user_id, idempotency_key)
@@ -76,6 +84,14 @@ async def lock_orders(tx: Transaction, order_ids: Collection[str]) -> dict[str, 
         f"SELECT {_COLUMNS} FROM orders WHERE order_id IN %s ORDER BY order_id FOR UPDATE", (sorted(order_ids),)
     )
     return {order.order_id: order for order in map(_order, rows)}
+
+
+async def lock_versions(tx: Transaction, order_ids: Collection[str]) -> dict[str, int]:
+    """The version of each order that exists."""
+    rows = await tx.fetch_all(
+        "SELECT order_id, version FROM orders WHERE order_id IN %s ORDER BY order_id FOR UPDATE", (sorted(order_ids),)
+    )
+    return dict(rows)
 
 
 async def list_orders(
@@ -122,12 +138,13 @@ async def change_orders(
     reason: str | None,
     events: int,
     lease_s: float | None,
+    now: datetime,
 ) -> int:
     """Move locked orders to ``status``, over ``events`` transitions; without a lease they are final."""
     return await tx.execute(
         "UPDATE orders SET status = %s, reason = %s, version = version + 1, last_seq = last_seq + %s, "
-        "lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = NOW(6) WHERE order_id IN %s",
-        (status, reason, events, None if lease_s is None else _microseconds(lease_s), list(order_ids)),
+        "lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = %s WHERE order_id IN %s",
+        (status, reason, events, None if lease_s is None else _microseconds(lease_s), naive(now), list(order_ids)),
     )
 
 

@@ -82,8 +82,7 @@ class Payments:
 
 
 async def _open(tx: Transaction, *, items: Sequence[NewPayment], lease_s: float) -> list[PaymentRow]:
-    await queries.insert_payments(tx, items, lease_s)
-    payments = await queries.get_payments(tx, [item.order_id for item in items])
+    payments = await _write(tx, items, lease_s)
     own = [item for item in items if payments[item.order_id].payment_id == item.payment_id]
     # When these are there already, an earlier run of this transaction took effect after all.
     with contextlib.suppress(DuplicateKey):
@@ -92,6 +91,14 @@ async def _open(tx: Transaction, *, items: Sequence[NewPayment], lease_s: float)
             [(item.order_id, 1, PaymentStatus.PENDING, item.wanted.amount, None, item.trace) for item in own],
         )
     return [payments[item.order_id] for item in items]
+
+
+async def _write(tx: Transaction, items: Sequence[NewPayment], lease_s: float) -> dict[str, PaymentRow]:
+    """The payment of each order: the new one, or the one it has."""
+    if await queries.insert_payments(tx, items, lease_s) == len(items):
+        created_at = await queries.get_created_at(tx, items[0].order_id)
+        return {item.order_id: item.opened(created_at) for item in items}
+    return await queries.get_payments(tx, [item.order_id for item in items])
 
 
 async def _begin_refund(tx: Transaction, *, wanted: RefundPayment, request_id: str, lease_s: float) -> Begun:
@@ -140,10 +147,11 @@ async def _move_one(tx: Transaction, move: Move, lease_s: float) -> PaymentRow:
 
 
 async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[PaymentRow | LostRace]:
-    held = await queries.lock_payments(tx, [move.payment.order_id for move in moves])
+    versions = await queries.lock_versions(tx, [move.payment.order_id for move in moves])
+    now = await tx.now()
     won: dict[str, Move] = {}
     for move in moves:
-        if move.payment.version == held[move.payment.order_id].version:
+        if move.payment.version == versions[move.payment.order_id]:
             # Of two moves of one payment the later one has lost, as it would have in a transaction of its own.
             won.setdefault(move.payment.order_id, move)
     for move in won.values():
@@ -154,7 +162,7 @@ async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> li
         groups.setdefault((move.to, move.reason, move.refund), []).append(move.payment.order_id)
     for (status, reason, refund), order_ids in groups.items():
         lease = lease_s if status in domain.OUTSTANDING else None
-        await queries.change_payments(tx, order_ids, status, reason=reason, refund=refund, lease_s=lease)
+        await queries.change_payments(tx, order_ids, status, reason=reason, refund=refund, lease_s=lease, now=now)
     await queries.insert_events(
         tx,
         [
@@ -165,8 +173,6 @@ async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> li
             for move in won.values()
         ],
     )
-    changed = await queries.get_payments(tx, won) if won else {}
     return [
-        changed[move.payment.order_id] if won.get(move.payment.order_id) is move else LostRace(move.payment.order_id)
-        for move in moves
+        move.taken(now) if won.get(move.payment.order_id) is move else LostRace(move.payment.order_id) for move in moves
     ]

@@ -1,9 +1,10 @@
 """Every SQL statement of the payment service. ``lock_*`` holds its rows until the transaction ends."""
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 
 from common.contracts.payments import PaymentStatus
-from common.database import Row, Transaction, utc
+from common.database import Row, Transaction, naive, utc
 from payment_service.domain import NewPayment, PaymentRow, Refund
 
 _COLUMNS = (
@@ -20,7 +21,10 @@ def _payment(row: Row) -> PaymentRow:
 
 
 async def insert_payments(tx: Transaction, items: Sequence[NewPayment], lease_s: float) -> int:
-    """Write a pending payment for each order that has none; the others stay as they are."""
+    """Write a pending payment for each order that has none; the others stay as they are.
+
+    Returns how many were written.
+    """
     return await tx.execute_values(
         "INSERT INTO payments (order_id, payment_id, amount, currency, payment_method, status, lease_until) "
         "VALUES %s ON DUPLICATE KEY UPDATE version = version",
@@ -44,6 +48,13 @@ async def insert_void(tx: Transaction, order_id: str, payment_id: str) -> int:
     )
 
 
+async def get_created_at(tx: Transaction, order_id: str) -> datetime:
+    """When a payment was written that is known to exist."""
+    row = await tx.fetch_one("SELECT created_at FROM payments WHERE order_id = %s", (order_id,))
+    assert row is not None
+    return utc(row[0])
+
+
 async def get_payments(tx: Transaction, order_ids: Collection[str]) -> dict[str, PaymentRow]:
     rows = await tx.fetch_all(f"SELECT {_COLUMNS} FROM payments WHERE order_id IN %s", (list(order_ids),))
     return {payment.order_id: payment for payment in map(_payment, rows)}
@@ -56,6 +67,15 @@ async def lock_payments(tx: Transaction, order_ids: Collection[str]) -> dict[str
     return {payment.order_id: payment for payment in map(_payment, rows)}
 
 
+async def lock_versions(tx: Transaction, order_ids: Collection[str]) -> dict[str, int]:
+    """The version of each payment that exists, by its order."""
+    rows = await tx.fetch_all(
+        "SELECT order_id, version FROM payments WHERE order_id IN %s ORDER BY order_id FOR UPDATE",
+        (sorted(order_ids),),
+    )
+    return dict(rows)
+
+
 async def change_payments(
     tx: Transaction,
     order_ids: Collection[str],
@@ -64,13 +84,14 @@ async def change_payments(
     reason: str | None,
     refund: int,
     lease_s: float | None,
+    now: datetime,
 ) -> int:
     """Move locked payments to ``status``; without a lease nothing is outstanding any more."""
     return await tx.execute(
         "UPDATE payments SET status = %s, reason = %s, refunded_amount = refunded_amount + %s, "
         "version = version + 1, last_seq = last_seq + 1, attempts = 0, looks = 0, "
-        "lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = NOW(6) WHERE order_id IN %s",
-        (status, reason, refund, None if lease_s is None else _microseconds(lease_s), list(order_ids)),
+        "lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = %s WHERE order_id IN %s",
+        (status, reason, refund, None if lease_s is None else _microseconds(lease_s), naive(now), list(order_ids)),
     )
 
 
