@@ -122,11 +122,8 @@ class Checkout:
         driver = asyncio.create_task(self.advance(order))
         self._drivers.add(driver)
         driver.add_done_callback(self._drivers.discard)
-        try:
-            async with asyncio.timeout(self._settings.checkout_timeout_s):
-                return await asyncio.shield(driver)
-        except TimeoutError:
-            return await self._orders.get(order.order_id)
+        await asyncio.wait([driver], timeout=self._settings.checkout_timeout_s)
+        return driver.result() if driver.done() else await self._orders.get(order.order_id)
 
     async def advance(self, order: OrderRow) -> OrderRow:
         """Drive an order until it is final, or nobody knows, or somebody else drives it.

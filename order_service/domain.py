@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
 from common.context import trace_context
 from common.contracts.base import merge_lines
@@ -238,5 +237,5 @@ def failure(order: OrderRow, events: Iterable[EventRow]) -> ServiceError | None:
 
 def _fingerprint(wanted: CreateOrder, lines: Mapping[str, int]) -> str:
     """128 bits that two requests share only if they order the same."""
-    same: dict[str, Any] = wanted.model_dump(exclude={"sku", "quantity", "items"}) | {"lines": dict(lines)}
-    return hashlib.blake2b(json.dumps(same, sort_keys=True).encode(), digest_size=16).hexdigest()
+    same = (wanted.user_id, wanted.total_amount, wanted.currency, wanted.payment_method, *lines.items())
+    return hashlib.blake2b(repr(same).encode(), digest_size=16).hexdigest()

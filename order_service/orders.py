@@ -6,7 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 from common.contracts.orders import OrderNotFound, OrderStatus
-from common.database import Database, DuplicateKey, Transaction
+from common.database import Database
+from common.transaction import DuplicateKey, Transaction
 from order_service import domain, queries
 from order_service.domain import EventRow, LostRace, Move, NewOrder, OrderRow
 
@@ -82,20 +83,20 @@ class Orders:
 
 async def _accept(tx: Transaction, *, orders: Sequence[NewOrder], lease_s: float) -> list[OrderRow]:
     written = await _write(tx, orders, lease_s)
+    outcomes = [written.get(order.order_id) or await _earlier(tx, order) for order in orders]
     new = [order for order in orders if order.order_id in written]
+    queries.insert_lines(tx, new)
+    queries.insert_events(tx, [(order.order_id, 1, OrderStatus.CREATED, None, None, order.trace) for order in new])
     # When these are there already, an earlier run of this transaction took effect after all.
     with contextlib.suppress(DuplicateKey):
-        await queries.insert_lines(tx, new)
-        await queries.insert_events(
-            tx, [(order.order_id, 1, OrderStatus.CREATED, None, None, order.trace) for order in new]
-        )
-    return [written.get(order.order_id) or await _earlier(tx, order) for order in orders]
+        await tx.commit()
+    return outcomes
 
 
 async def _write(tx: Transaction, orders: Sequence[NewOrder], lease_s: float) -> dict[str, OrderRow]:
     """Those of the orders that are written now: all whose key is new."""
-    if await queries.insert_orders(tx, orders, lease_s) == len(orders):
-        created_at = await queries.get_created_at(tx, orders[0].order_id)
+    count, created_at = await queries.insert_orders(tx, orders, lease_s)
+    if created_at is not None and count == len(orders):
         return {order.order_id: order.accepted(created_at) for order in orders}
     found = await queries.get_orders(tx, [order.order_id for order in orders])
     return {
@@ -132,8 +133,7 @@ async def _begin_cancel(tx: Transaction, *, order_id: str, asked: str, lease_s: 
 
 
 async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[OrderRow | LostRace]:
-    versions = await queries.lock_versions(tx, [move.order.order_id for move in moves])
-    now = await tx.now()
+    versions, now = await queries.lock_versions(tx, [move.order.order_id for move in moves])
     won: dict[str, Move] = {}
     for move in moves:
         if move.order.version == versions[move.order.order_id]:
@@ -144,8 +144,8 @@ async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> li
         groups.setdefault((move.to, move.reason, len(move.path)), []).append(move.order.order_id)
     for (status, reason, events), order_ids in groups.items():
         lease = None if status in domain.FINAL else lease_s
-        await queries.change_orders(tx, order_ids, status, reason=reason, events=events, lease_s=lease, now=now)
-    await queries.insert_events(
+        queries.change_orders(tx, order_ids, status, reason=reason, events=events, lease_s=lease, now=now)
+    queries.insert_events(
         tx,
         [(move.order.order_id, *event, move.trace) for move in won.values() for event in move.events],
     )

@@ -16,8 +16,9 @@ from common.contracts.payments import (
     RefundExceedsCharge,
     RefundPayment,
 )
-from common.database import Database, DuplicateKey, Transaction
+from common.database import Database
 from common.errors import IdempotencyMismatch
+from common.transaction import DuplicateKey, Transaction
 from payment_service import domain, queries
 from payment_service.domain import LostRace, Move, NewPayment, PaymentRow, Refund
 
@@ -84,19 +85,19 @@ class Payments:
 async def _open(tx: Transaction, *, items: Sequence[NewPayment], lease_s: float) -> list[PaymentRow]:
     payments = await _write(tx, items, lease_s)
     own = [item for item in items if payments[item.order_id].payment_id == item.payment_id]
+    queries.insert_events(
+        tx, [(item.order_id, 1, PaymentStatus.PENDING, item.wanted.amount, None, item.trace) for item in own]
+    )
     # When these are there already, an earlier run of this transaction took effect after all.
     with contextlib.suppress(DuplicateKey):
-        await queries.insert_events(
-            tx,
-            [(item.order_id, 1, PaymentStatus.PENDING, item.wanted.amount, None, item.trace) for item in own],
-        )
+        await tx.commit()
     return [payments[item.order_id] for item in items]
 
 
 async def _write(tx: Transaction, items: Sequence[NewPayment], lease_s: float) -> dict[str, PaymentRow]:
     """The payment of each order: the new one, or the one it has."""
-    if await queries.insert_payments(tx, items, lease_s) == len(items):
-        created_at = await queries.get_created_at(tx, items[0].order_id)
+    count, created_at = await queries.insert_payments(tx, items, lease_s)
+    if count == len(items):
         return {item.order_id: item.opened(created_at) for item in items}
     return await queries.get_payments(tx, [item.order_id for item in items])
 
@@ -126,9 +127,7 @@ async def _begin_refund(tx: Transaction, *, wanted: RefundPayment, request_id: s
 
 async def _begin_cancel(tx: Transaction, *, order_id: str, lease_s: float) -> Begun:
     if await queries.insert_void(tx, order_id, str(uuid7())):
-        await queries.insert_events(
-            tx, [(order_id, 1, PaymentStatus.VOIDED, 0, domain.ORDER_CANCELLED, trace_context.get())]
-        )
+        queries.insert_events(tx, [(order_id, 1, PaymentStatus.VOIDED, 0, domain.ORDER_CANCELLED, trace_context.get())])
     payment = (await queries.lock_payments(tx, [order_id]))[order_id]
     if payment.status is PaymentStatus.PENDING:
         move = Move(payment, PaymentStatus.CANCELLING, domain.ORDER_CANCELLED)
@@ -147,8 +146,7 @@ async def _move_one(tx: Transaction, move: Move, lease_s: float) -> PaymentRow:
 
 
 async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[PaymentRow | LostRace]:
-    versions = await queries.lock_versions(tx, [move.payment.order_id for move in moves])
-    now = await tx.now()
+    versions, now = await queries.lock_versions(tx, [move.payment.order_id for move in moves])
     won: dict[str, Move] = {}
     for move in moves:
         if move.payment.version == versions[move.payment.order_id]:
@@ -162,8 +160,8 @@ async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> li
         groups.setdefault((move.to, move.reason, move.refund), []).append(move.payment.order_id)
     for (status, reason, refund), order_ids in groups.items():
         lease = lease_s if status in domain.OUTSTANDING else None
-        await queries.change_payments(tx, order_ids, status, reason=reason, refund=refund, lease_s=lease, now=now)
-    await queries.insert_events(
+        queries.change_payments(tx, order_ids, status, reason=reason, refund=refund, lease_s=lease, now=now)
+    queries.insert_events(
         tx,
         [
             (

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from common.background import running
-from common.database import Transaction
 from common.errors import DatabaseUnavailable
+from common.transaction import Transaction
 from tests.conftest import open_database
 
 
