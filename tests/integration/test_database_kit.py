@@ -73,7 +73,8 @@ async def test_a_busy_database_is_not_unready(migrated: Databases) -> None:
         await asyncio.sleep(0.05)
         with pytest.raises(Overloaded):
             await database.read(select)
-        assert await database.readiness(SCHEMA_REVISION)() is None
+        while_busy = await database.readiness(SCHEMA_REVISION)()
         done.set()
         await busy
+        assert while_busy is None
         assert "lacks the migration 9999" in str(await database.readiness("9999")())
