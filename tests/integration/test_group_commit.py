@@ -26,11 +26,12 @@ from common.contracts.inventory import (
 )
 from common.contracts.orders import CreateOrder, OrderStatus
 from common.contracts.payments import CreatePayment, PaymentStatus
-from common.database import Database, Transaction
+from common.database import Database
 from common.database_url import parse_database_url
 from common.errors import IdempotencyMismatch
 from common.settings import ServiceSettings
 from common.telemetry import Metrics
+from common.transaction import Transaction
 from inventory_service.stock import Stock
 from order_service import domain as order_domain
 from order_service.domain import NewOrder, OrderRow
