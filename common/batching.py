@@ -6,11 +6,11 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
-from common.errors import Overloaded, ServiceError
+from common.errors import InternalError, Overloaded, ServiceError
 from common.settings import ServiceSettings
-from common.telemetry import Metrics
+from common.telemetry import Metrics, log
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,6 +24,16 @@ class _Waiting(Generic[Item, Result]):
     outcome: asyncio.Future[Result]
     since: float
     context: contextvars.Context
+
+
+def as_outcome(result: Result | BaseException) -> Result | ServiceError:
+    """What the caller of an item is told; an error that nobody expected is logged, and InternalError to him."""
+    if isinstance(result, ServiceError) or not isinstance(result, BaseException):
+        return result
+    if not isinstance(result, Exception):
+        raise result
+    log.error("internal_error", exc_info=result)
+    return InternalError()
 
 
 class Batcher(Generic[Item, Result]):
@@ -82,12 +92,9 @@ class Batcher(Generic[Item, Result]):
         return await waiting.outcome
 
     async def submit_all(self, items: Iterable[Item]) -> list[Result | ServiceError]:
-        """The outcome of each item, in order; an item's own ServiceError is its outcome. Raises any other error."""
+        """The outcome of each item, in order; an item's own error is its outcome."""
         outcomes = await asyncio.gather(*(self.submit(item) for item in items), return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not isinstance(outcome, ServiceError):
-                raise outcome
-        return cast(list[Result | ServiceError], outcomes)
+        return [as_outcome(outcome) for outcome in outcomes]
 
     async def drain(self) -> None:
         """Wait until every item that was submitted has its outcome."""

@@ -106,5 +106,8 @@ class Recovery(Generic[R]):
 
 
 def backoff_s(attempt: int, first_s: float, most_s: float) -> float:
-    """Seconds to wait after the ``attempt``-th attempt (from 1): doubling from ``first_s`` up to ``most_s``."""
-    return float(min(most_s, first_s * 2 ** min(attempt - 1, 30)))
+    """Seconds to wait after the ``attempt``-th attempt (from 1): doubling from ``first_s`` up to ``most_s``.
+
+    Up to a quarter less at random, so that what failed together does not come back together.
+    """
+    return min(most_s, first_s * 2.0 ** min(attempt - 1, 30)) * random.uniform(0.75, 1)

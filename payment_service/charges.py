@@ -10,7 +10,7 @@ from uuid_utils import uuid7
 
 from common import context
 from common.background import CrashPoints
-from common.batching import Batcher
+from common.batching import Batcher, as_outcome
 from common.contracts.payments import CreatePayment, Payment, PaymentStatus, RefundPayment
 from common.errors import ServiceError
 from common.recovery import backoff_s
@@ -211,8 +211,5 @@ def _outcome(
 ) -> Payment | ServiceError:
     """What the driver made of the payment, or how it was found if there is none or it is still at work."""
     if driver is not None and driver.done():
-        try:
-            payment = driver.result()
-        except ServiceError as error:
-            return error
+        payment = as_outcome(driver.exception() or driver.result())
     return payment if isinstance(payment, ServiceError) else domain.answer(wanted, payment)

@@ -152,9 +152,8 @@ async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> li
         if move.payment.version == versions[move.payment.order_id]:
             # Of two moves of one payment the later one has lost, as it would have in a transaction of its own.
             won.setdefault(move.payment.order_id, move)
-    for move in won.values():
-        if move.refund:
-            await queries.insert_refund(tx, move.payment.order_id, move.refund, move.refund_request_id)
+    refunds = {order_id: (move.refund_request_id, move.refund) for order_id, move in won.items() if move.refund}
+    await queries.insert_refunds(tx, refunds)
     groups: dict[tuple[PaymentStatus, str | None, int], list[str]] = {}
     for move in won.values():
         groups.setdefault((move.to, move.reason, move.refund), []).append(move.payment.order_id)

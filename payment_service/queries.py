@@ -3,7 +3,7 @@
 What is not awaited is sent with the next statement that is.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from common.contracts.payments import PaymentStatus
@@ -105,13 +105,21 @@ def insert_events(
     )
 
 
-async def insert_refund(tx: Transaction, order_id: str, amount: int, request_id: str | None) -> int:
-    """Number the refund within its order. The payment must be locked. Raises DuplicateKey for a used request_id."""
-    row = await tx.fetch_one("SELECT COALESCE(MAX(n), 0) + 1 FROM refunds WHERE order_id = %s", (order_id,))
-    assert row is not None
-    return await tx.execute(
-        "INSERT INTO refunds (order_id, n, request_id, amount) VALUES (%s, %s, %s, %s)",
-        (order_id, row[0], request_id, amount),
+async def insert_refunds(tx: Transaction, refunds: Mapping[str, tuple[str | None, int]]) -> None:
+    """A refund of (request_id, amount) for each order, numbered within it. The payments must be locked.
+
+    Raises DuplicateKey, when it is sent, for a used request_id.
+    """
+    if not refunds:
+        return
+    found = await tx.fetch_all(
+        "SELECT order_id, MAX(n) FROM refunds WHERE order_id IN %s GROUP BY order_id", (list(refunds),)
+    )
+    last: dict[str, int] = dict(found)
+    tx.defer_values(
+        "INSERT INTO refunds (order_id, n, request_id, amount) VALUES %s",
+        [(order_id, last.get(order_id, 0) + 1, *refund) for order_id, refund in refunds.items()],
+        "(%s, %s, %s, %s)",
     )
 
 
