@@ -18,7 +18,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as METRICS_CONTENT_TYPE
 from prometheus_client.exposition import generate_latest
 
-from common import context
+from common import context, worker_metrics
 
 __all__ = ["METRICS_CONTENT_TYPE", "Metrics", "bind_orders", "configure_logging", "log"]
 
@@ -32,11 +32,12 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 _LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
-def configure_logging(service: str, level: str) -> None:
+def configure_logging(service: str, level: str, worker: int | None = None) -> None:
     """Write one JSON object a line to standard output, our own events and the libraries' alike."""
+    origin = {"service": service} | ({} if worker is None else {"worker": worker})
 
     def add_context(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        event["service"] = service
+        event.update(origin)
         request_id = context.request_id.get()
         if request_id is not None:
             event.setdefault("request_id", request_id)
@@ -78,14 +79,23 @@ def bind_orders(*order_ids: str | None) -> None:
 
 
 class Metrics:
-    """The metrics that every service has; a service adds its own to ``registry``."""
+    """The metrics that every service has; a service adds its own to ``registry``.
 
-    def __init__(self, service: str) -> None:
+    Of several ``workers`` each answers for all; a gauge says by its ``multiprocess_mode`` what that is.
+    """
+
+    def __init__(self, service: str, workers: int = 1) -> None:
+        self._workers = workers
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        Gauge("vv_service_info", "1, labelled with the service", ["service"], registry=self.registry).labels(
-            service
-        ).set(1)
+        info = Gauge(
+            "vv_service_info",
+            "1, labelled with the service",
+            ["service"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        info.labels(service).set(1)
         self.requests = Counter(
             "vv_http_requests",
             "HTTP requests by method, route template and status",
@@ -99,11 +109,17 @@ class Metrics:
             buckets=_LATENCY_BUCKETS_S,
             registry=self.registry,
         )
-        self.in_flight = Gauge("vv_http_requests_in_flight", "Requests being answered now", registry=self.registry)
+        self.in_flight = Gauge(
+            "vv_http_requests_in_flight",
+            "Requests being answered now",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
         self.pool_in_use = Gauge(
             "vv_db_pool_connections_in_use",
             "Database connections taken from the pool",
             registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self.pool_wait = Histogram(
             "vv_db_pool_wait_seconds",
@@ -132,7 +148,11 @@ class Metrics:
             registry=self.registry,
         )
         self.batches_in_flight = Gauge(
-            "vv_batches_in_flight", "Batches on their way now", ["batcher"], registry=self.registry
+            "vv_batches_in_flight",
+            "Batches on their way now",
+            ["batcher"],
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self.recovered = Counter(
             "vv_recovery_items",
@@ -150,4 +170,4 @@ class Metrics:
             histogram.observe(time.perf_counter() - started)
 
     def exposition(self) -> bytes:
-        return generate_latest(self.registry)
+        return generate_latest(self.registry) if self._workers == 1 else worker_metrics.exposition_of_all()
