@@ -1,5 +1,6 @@
 """What happens around every request: its id, its log line and metrics, its errors, its limits."""
 
+import asyncio
 import json
 import re
 import time
@@ -23,8 +24,11 @@ _UNLOGGED = {"/livez", "/readyz", "/health", "/metrics"}
 _MILLISECONDS = re.compile(r"[0-9]{1,9}")
 
 
-def observe(metrics: Metrics) -> Middleware:
-    """Give the request its id, deadline and trace; write one log line and the metrics when it is answered."""
+def observe(metrics: Metrics, draining: asyncio.Event) -> Middleware:
+    """Give the request its id, deadline and trace; write one log line and the metrics when it is answered.
+
+    While the service drains, whoever is answered is told to send his next request elsewhere.
+    """
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -39,6 +43,8 @@ def observe(metrics: Metrics) -> Middleware:
         metrics.requests.labels(method, route, str(response.status)).inc()
         metrics.latency.labels(method, route).observe(seconds)
         response.headers[context.REQUEST_ID_HEADER] = request_id
+        if draining.is_set():
+            response.force_close()
         if route not in _UNLOGGED:
             log.info(
                 "request",

@@ -21,6 +21,8 @@ from common.workers import NUMBER_FLAG, supervise
 
 # Longer than the keep-alive of usual proxies (60 s), which must be the side that closes.
 _KEEPALIVE_S = 75.0
+# For the requests that are on their way over a connection of ours when the port closes.
+_LAST_REQUESTS_S = 0.1
 
 
 def main(service: str, settings_class: type[S], make_app: Callable[[S], web.Application]) -> None:
@@ -74,6 +76,8 @@ async def _serve(app: web.Application, settings: ServiceSettings, *, is_worker: 
         log.info("draining")
         app[DRAINING].set()
         await asyncio.sleep(settings.drain_delay_s)
+        await site.stop()
+        await asyncio.sleep(_LAST_REQUESTS_S)
     finally:
         await runner.cleanup()
     log.info("stopped")
