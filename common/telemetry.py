@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import structlog
 from prometheus_client import (
@@ -88,13 +89,8 @@ class Metrics:
         self._workers = workers
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        info = Gauge(
-            "vv_service_info",
-            "1, labelled with the service",
-            ["service"],
-            registry=self.registry,
-            multiprocess_mode="livemax",
-        )
+        gauge = partial(Gauge, registry=self.registry)
+        info = gauge("vv_service_info", "1, labelled with the service", ["service"], multiprocess_mode="livemax")
         info.labels(service).set(1)
         self.requests = Counter(
             "vv_http_requests",
@@ -109,18 +105,9 @@ class Metrics:
             buckets=_LATENCY_BUCKETS_S,
             registry=self.registry,
         )
-        self.in_flight = Gauge(
-            "vv_http_requests_in_flight",
-            "Requests being answered now",
-            registry=self.registry,
-            multiprocess_mode="livesum",
-        )
-        self.pool_in_use = Gauge(
-            "vv_db_pool_connections_in_use",
-            "Database connections taken from the pool",
-            registry=self.registry,
-            multiprocess_mode="livesum",
-        )
+        held = partial(gauge, multiprocess_mode="livesum")
+        self.in_flight = held("vv_http_requests_in_flight", "Requests being answered now")
+        self.pool_in_use = held("vv_db_pool_connections_in_use", "Database connections taken from the pool")
         self.pool_wait = Histogram(
             "vv_db_pool_wait_seconds",
             "Time spent waiting for a database connection",
@@ -147,13 +134,7 @@ class Metrics:
             buckets=_LATENCY_BUCKETS_S,
             registry=self.registry,
         )
-        self.batches_in_flight = Gauge(
-            "vv_batches_in_flight",
-            "Batches on their way now",
-            ["batcher"],
-            registry=self.registry,
-            multiprocess_mode="livesum",
-        )
+        self.batches_in_flight = held("vv_batches_in_flight", "Batches on their way now", ["batcher"])
         self.recovered = Counter(
             "vv_recovery_items",
             "What recovery took up after its lease ran out, by the state in which it left it",
