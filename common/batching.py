@@ -32,7 +32,8 @@ class Batcher(Generic[Item, Result]):
     ``run`` takes a list and gives one outcome an item, in order; an outcome that is an exception is raised to the
     caller of that item. Nothing waits while nothing is in flight. While something is, items gather until the batch is
     full, or for ``batch_gather_s`` seconds if another batch may be in flight, or until the one in flight is done.
-    With ``max_batch=1`` every item is on its way at once and alone.
+
+    As long as items come one at a time, each runs in its caller's own task; with ``max_batch=1`` all do.
     """
 
     def __init__(
@@ -48,7 +49,8 @@ class Batcher(Generic[Item, Result]):
         self._settings = settings
         self._in_flight_max = in_flight_max or settings.batches_in_flight_max
         self._queue: deque[_Waiting[Item, Result]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Future[None]] = set()
+        self._last_was_alone = False
         self._next_look: asyncio.Handle | None = None
         self._size = metrics.batch_size.labels(name)
         self._wait = metrics.batch_wait.labels(name)
@@ -57,13 +59,18 @@ class Batcher(Generic[Item, Result]):
     async def submit(self, item: Item) -> Result:
         """The outcome of the item. Raises the item's own error, and Overloaded when the queue is full.
 
-        A caller that goes away does not take its item back.
+        A caller that goes away does not take back an item that waits, or shares a batch.
         """
         if self._settings.max_batch == 1:
-            [outcome] = await self._run([item])
-            if isinstance(outcome, Exception):
-                raise outcome
-            return outcome
+            return await self._run_alone(item)
+        if self._last_was_alone and not self._running and not self._queue:
+            running: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._begin(running, 1)
+            self._wait.observe(0)
+            try:
+                return await self._run_alone(item)
+            finally:
+                running.set_result(None)
         if len(self._queue) >= self._settings.batch_queue_max:
             raise Overloaded("The queue is full.", retry_after_s=1)
         waiting: _Waiting[Item, Result] = _Waiting(
@@ -84,22 +91,36 @@ class Batcher(Generic[Item, Result]):
 
     async def drain(self) -> None:
         """Wait until every item that was submitted has its outcome."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._running:
+            await asyncio.wait(self._running)
 
     def _start_batches(self) -> None:
         """Start what may start now: at once if nothing is in flight, else a batch that is full or has waited enough."""
-        while self._queue and len(self._tasks) < self._in_flight_max:
+        while self._queue and len(self._running) < self._in_flight_max:
             waited_s = time.perf_counter() - self._queue[0].since
-            if self._tasks and len(self._queue) < self._settings.max_batch and waited_s < self._settings.batch_gather_s:
+            if (
+                self._running
+                and len(self._queue) < self._settings.max_batch
+                and waited_s < self._settings.batch_gather_s
+            ):
                 self._look_again_in(self._settings.batch_gather_s - waited_s)
                 return
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._settings.max_batch))]
             # Deadline, request id and trace of one caller are not the others'; who is alone keeps his own.
             context = batch[0].context if len(batch) == 1 else contextvars.Context()
-            task = asyncio.get_running_loop().create_task(self._run_batch(batch), context=context)
-            self._tasks.add(task)
-            task.add_done_callback(self._batch_done)
+            self._begin(asyncio.get_running_loop().create_task(self._run_batch(batch), context=context), len(batch))
+
+    def _begin(self, batch: "asyncio.Future[None]", size: int) -> None:
+        self._last_was_alone = size == 1
+        self._in_flight.inc()
+        self._size.observe(size)
+        self._running.add(batch)
+        batch.add_done_callback(self._end)
+
+    def _end(self, batch: "asyncio.Future[None]") -> None:
+        self._running.discard(batch)
+        self._in_flight.dec()
+        self._start_batches()
 
     def _look_again_in(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
@@ -110,14 +131,13 @@ class Batcher(Generic[Item, Result]):
         self._next_look = None
         self._start_batches()
 
-    def _batch_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._in_flight.dec()
-        self._start_batches()
+    async def _run_alone(self, item: Item) -> Result:
+        [outcome] = await self._run([item])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     async def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
-        self._in_flight.inc()
-        self._size.observe(len(batch))
         started = time.perf_counter()
         for waiting in batch:
             self._wait.observe(started - waiting.since)

@@ -5,24 +5,23 @@ The facts about aiomysql that this module works around are in ``docs/decisions.m
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import aiomysql
-from pymysql.err import IntegrityError, MySQLError
+from pymysql.err import MySQLError
 
 from common.context import seconds_left
 from common.database_url import parse_database_url
 from common.errors import DatabaseUnavailable, Overloaded
 from common.telemetry import Metrics, log
+from common.transaction import Transaction
 
 if TYPE_CHECKING:
     from common.settings import ServiceSettings
 
 T = TypeVar("T")
-Row = tuple[Any, ...]
 
 # The transaction did not happen and may be run again: lock wait timeout, deadlock, record changed since last read.
 _NOT_APPLIED = {1205, 1213, 1020}
@@ -35,48 +34,6 @@ _REFUSING_SERVER = {1021, 1040, 1044, 1045, 1047, 1049, 1114, 1129, 1203, 1226, 
 _RUNS_AT_MOST = 6
 # A server that is alive greets at once; the time is for a network that lost a packet or two.
 CONNECT_WITHIN_S = 5.0
-_DUPLICATE_ENTRY = 1062
-
-
-class DuplicateKey(Exception):
-    """A unique key holds this value already. The statement did nothing; the transaction goes on."""
-
-
-class Transaction:
-    """Runs statements; inside :meth:`Database.transaction` all of them or none take effect."""
-
-    def __init__(self, cursor: Any) -> None:
-        self._cursor = cursor
-
-    async def fetch_all(self, sql: str, args: Sequence[Any] | None = None) -> list[Row]:
-        await self._cursor.execute(sql, args)
-        return list(await self._cursor.fetchall())
-
-    async def fetch_one(self, sql: str, args: Sequence[Any] | None = None) -> Row | None:
-        rows = await self.fetch_all(sql, args)
-        return rows[0] if rows else None
-
-    async def execute(self, sql: str, args: Sequence[Any] | None = None) -> int:
-        """Run a statement and return the number of rows that it changed.
-
-        Raises DuplicateKey.
-        """
-        try:
-            return int(await self._cursor.execute(sql, args))
-        except IntegrityError as error:
-            if error.args[0] == _DUPLICATE_ENTRY:
-                raise DuplicateKey(error.args[1]) from error
-            raise
-
-    async def execute_values(self, sql: str, rows: Iterable[Sequence[Any]], row: str) -> int:
-        """Write many rows with one statement: ``%s`` in ``sql`` becomes a ``row`` for each of ``rows``.
-
-        ``row`` is the SQL of one row with a placeholder a value, such as ``(%s, NOW(6) + INTERVAL %s SECOND)``.
-        Unlike aiomysql's ``executemany`` this never falls back to a statement a row.
-        """
-        values = ", ".join([self._cursor.mogrify(row, values) for values in rows])
-        # Without arguments nothing is formatted any more: a percent sign in a value stays what it is.
-        return await self.execute(sql.replace("%s", values, 1)) if values else 0
 
 
 class Database:
@@ -142,9 +99,11 @@ class Database:
         for run in range(1, _RUNS_AT_MOST + 1):
             try:
                 async with self._cursor() as cursor:
-                    await cursor.execute("BEGIN")
-                    result = await work(Transaction(cursor))
-                    await cursor.execute("COMMIT")
+                    tx = Transaction(cursor)
+                    tx.defer("BEGIN")
+                    result = await work(tx)
+                    if not tx.is_committed:
+                        await tx.commit()
                     return result
             except (MySQLError, OSError, TimeoutError) as error:
                 errno = _errno(error)
@@ -237,11 +196,6 @@ class Database:
                 raise
             connection.vv_ready = True
         return connection
-
-
-def utc(naive: datetime) -> datetime:
-    """A DATETIME of ours, which is UTC, as an aware datetime."""
-    return naive.replace(tzinfo=UTC)
 
 
 async def _make_reusable_or_close(connection: Any, error: BaseException) -> None:

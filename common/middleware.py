@@ -5,11 +5,13 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable
+from functools import cache
 from http import HTTPStatus
 
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
+from prometheus_client import Counter, Histogram
 from uuid_utils import uuid7
 
 from common import context, errors
@@ -30,6 +32,10 @@ def observe(metrics: Metrics, draining: asyncio.Event) -> Middleware:
     While the service drains, whoever is answered is told to send his next request elsewhere.
     """
 
+    @cache
+    def series(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+        return metrics.requests.labels(method, route, str(status)), metrics.latency.labels(method, route)
+
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
@@ -40,8 +46,9 @@ def observe(metrics: Metrics, draining: asyncio.Event) -> Middleware:
         seconds = time.perf_counter() - started
         route = _route_template(request)
         method = request.method if request.method in hdrs.METH_ALL else "OTHER"
-        metrics.requests.labels(method, route, str(response.status)).inc()
-        metrics.latency.labels(method, route).observe(seconds)
+        count, latency = series(method, route, response.status)
+        count.inc()
+        latency.observe(seconds)
         response.headers[context.REQUEST_ID_HEADER] = request_id
         if draining.is_set():
             response.force_close()

@@ -1,4 +1,7 @@
-"""Every SQL statement of the inventory service. ``lock_*`` holds its rows until the transaction ends."""
+"""Every SQL statement of the inventory service. ``lock_*`` holds its rows until the transaction ends.
+
+What is not awaited is sent with the next statement that is.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple
@@ -6,13 +9,13 @@ from datetime import datetime
 from typing import Any
 
 from common.contracts.inventory import CreateStock, LedgerEntry, LedgerKind, StockLevel
-from common.database import Transaction, utc
+from common.transaction import Answer, Transaction, utc
 from inventory_service.domain import LedgerRow
 
 
-async def insert_stock(tx: Transaction, items: Sequence[CreateStock]) -> int:
-    """Raises DuplicateKey."""
-    return await tx.execute_values(
+def insert_stock(tx: Transaction, items: Sequence[CreateStock]) -> Answer:
+    """Raises DuplicateKey when it is sent."""
+    return tx.defer_values(
         "INSERT INTO inventory (sku, product_id, quantity) VALUES %s",
         [(item.sku, item.product_id, item.quantity) for item in items],
         "(%s, %s, %s)",
@@ -27,11 +30,13 @@ async def lock_stock(tx: Transaction, skus: Collection[str]) -> dict[str, int]:
     return dict(rows)
 
 
-async def change_stock(tx: Transaction, deltas: Mapping[str, int]) -> int:
+def change_stock(tx: Transaction, deltas: Mapping[str, int]) -> Answer:
     """Add to each SKU its delta. A row is written even when the delta is 0."""
+    if not deltas:
+        return Answer()
     cases = " ".join(["WHEN %s THEN %s"] * len(deltas))
     args: list[Any] = [value for pair in deltas.items() for value in pair]
-    return await tx.execute(
+    return tx.defer(
         f"UPDATE inventory SET quantity = quantity + CASE sku {cases} END, version = version + 1 WHERE sku IN %s",
         [*args, list(deltas)],
     )
@@ -49,9 +54,9 @@ async def get_stock_of_product(tx: Transaction, product_id: str) -> list[StockLe
     return [StockLevel(product_id=product_id, sku=sku, quantity=quantity) for product_id, sku, quantity in rows]
 
 
-async def insert_ledger(tx: Transaction, rows: Sequence[LedgerRow]) -> int:
-    """Raises DuplicateKey when one of the requests is in the ledger already."""
-    return await tx.execute_values(
+def insert_ledger(tx: Transaction, rows: Sequence[LedgerRow]) -> Answer:
+    """Raises DuplicateKey, when it is sent, if one of the requests is in the ledger already."""
+    return tx.defer_values(
         "INSERT INTO stock_ledger (request_id, kind, line, sku, delta, quantity, order_id, refusal) VALUES %s",
         [astuple(row) for row in rows],
         "(%s, %s, %s, %s, %s, %s, %s, %s)",

@@ -17,8 +17,9 @@ from common.contracts.inventory import (
     StockChange,
     StockLevel,
 )
-from common.database import Database, DuplicateKey, Transaction
+from common.database import Database
 from common.errors import ServiceError
+from common.transaction import DuplicateKey, Transaction
 from inventory_service import domain, queries
 from inventory_service.domain import ChangeRequest, LedgerRow
 
@@ -94,11 +95,12 @@ async def _create(tx: Transaction, items: Sequence[tuple[str, CreateStock]]) -> 
     for _ in range(_ROUNDS):
         new = {sku: named for sku, named in first.items() if sku not in existing}
         try:
-            await queries.insert_stock(tx, [item for _, item in new.values()])
+            queries.insert_stock(tx, [item for _, item in new.values()])
+            await tx.flush()
         except DuplicateKey:
             existing = {level.sku for level in await queries.get_stock(tx, list(first))}
             continue
-        await queries.insert_ledger(
+        queries.insert_ledger(
             tx,
             [
                 LedgerRow(creation_id, LedgerKind.CREATE, 1, sku, item.quantity, item.quantity)
@@ -120,14 +122,14 @@ async def _change(tx: Transaction, requests: Sequence[ChangeRequest]) -> list[St
     recorded: dict[str, list[LedgerRow]] = {}
     for _ in range(_ROUNDS):
         allocation = domain.allocate(requests, stock, recorded)
+        queries.insert_ledger(tx, allocation.rows)
+        queries.change_stock(tx, allocation.deltas)
         try:
-            await queries.insert_ledger(tx, allocation.rows)
+            await tx.commit()
         except DuplicateKey:
             kinds = {kind for request in requests for kind in domain.DECIDING_KINDS[request.kind]}
             recorded = await queries.get_requests(tx, kinds, [request.request_id for request in requests])
             continue
-        if allocation.deltas:
-            await queries.change_stock(tx, allocation.deltas)
         return allocation.outcomes
     raise RuntimeError("The requests are in the ledger, and cannot be read.")
 
@@ -138,12 +140,12 @@ async def _rollback(tx: Transaction, request_ids: Sequence[str]) -> list[StockCh
         skus = {row.sku for rows in recorded.values() for row in rows if row.sku is not None}
         stock = await queries.lock_stock(tx, skus) if skus else {}
         undone = domain.undo(request_ids, stock, recorded)
+        queries.insert_ledger(tx, undone.rows)
+        queries.change_stock(tx, undone.deltas)
         try:
-            await queries.insert_ledger(tx, undone.rows)
+            await tx.commit()
         except DuplicateKey:
             # The decrease, or another rollback of it, was written meanwhile; now it can be read.
             continue
-        if undone.deltas:
-            await queries.change_stock(tx, undone.deltas)
         return undone.changes
     raise RuntimeError("The requests are in the ledger, and cannot be read.")

@@ -80,7 +80,7 @@ class Checkout:
         self._reached = reached
         self._drivers: set[asyncio.Task[OrderRow]] = set()
         self._steps: dict[OrderStatus, Callable[[OrderRow], Awaitable[Move]]] = {
-            OrderStatus.CREATED: self._reserve,
+            OrderStatus.CREATED: self._reserve_and_charge,
             OrderStatus.INVENTORY_RESERVED: self._charge,
             OrderStatus.PAID: self._complete,
             OrderStatus.FAILING: self._release,
@@ -122,11 +122,8 @@ class Checkout:
         driver = asyncio.create_task(self.advance(order))
         self._drivers.add(driver)
         driver.add_done_callback(self._drivers.discard)
-        try:
-            async with asyncio.timeout(self._settings.checkout_timeout_s):
-                return await asyncio.shield(driver)
-        except TimeoutError:
-            return await self._orders.get(order.order_id)
+        await asyncio.wait([driver], timeout=self._settings.checkout_timeout_s)
+        return driver.result() if driver.done() else await self._orders.get(order.order_id)
 
     async def advance(self, order: OrderRow) -> OrderRow:
         """Drive an order until it is final, or nobody knows, or somebody else drives it.
@@ -147,7 +144,8 @@ class Checkout:
             log.warning("order_left_to_recovery", order_id=order.order_id, code=error.code)
         return order
 
-    async def _reserve(self, order: OrderRow) -> Move:
+    async def _reserve_and_charge(self, order: OrderRow) -> Move:
+        """The whole purchase, if it is decided at once. If it is not, what is known so far is written down first."""
         try:
             await self._batches.reserve.submit(
                 DecreaseStock(items=order.stock_lines, request_id=order.deduct_key, order_id=order.order_id)
@@ -157,33 +155,32 @@ class Checkout:
         except ServiceError as error:
             raise StillUnknown("reserve") from error
         self._reached("stock_taken")
-        return Move(order, (OrderStatus.INVENTORY_RESERVED,))
+        try:
+            payment = self._batches.charge.submit(order.charge)
+            return await self._settle(order, payment, OrderStatus.INVENTORY_RESERVED)
+        except StillUnknown:
+            return Move(order, (OrderStatus.INVENTORY_RESERVED,))
 
     async def _charge(self, order: OrderRow) -> Move:
+        """Wait for the charge of this order alone."""
         self._reached("inventory_reserved")
-        wanted = CreatePayment(
-            order_id=order.order_id,
-            amount=order.total_amount,
-            currency=order.currency,
-            payment_method=order.payment_method,
-        )
+        return await self._settle(order, self._payments.create(**order.charge.model_dump()))
+
+    async def _settle(self, order: OrderRow, payment: Awaitable[Payment], *so_far: OrderStatus) -> Move:
         try:
-            payment = await self._batches.charge.submit(wanted)
-            if payment.status is PaymentStatus.PENDING:
-                # The gateway takes its time over this one; it is waited for alone.
-                payment = await self._payments.create(**wanted.model_dump())
+            outcome = await payment
         except NO_MONEY as refusal:
-            return Move.because_of(refusal, order, OrderStatus.FAILING)
+            return Move.because_of(refusal, order, *so_far, OrderStatus.FAILING)
         except ServiceError as error:
             raise StillUnknown("charge") from error
-        if payment.status is PaymentStatus.REFUNDED:
+        if outcome.status is PaymentStatus.REFUNDED:
             refunded = PaymentCancelled("The payment was refunded before the order was completed.")
-            return Move.because_of(refunded, order, OrderStatus.FAILING)
-        if payment.status is not PaymentStatus.CAPTURED:
+            return Move.because_of(refunded, order, *so_far, OrderStatus.FAILING)
+        if outcome.status is not PaymentStatus.CAPTURED:
             raise StillUnknown("charge")
         self._reached("charged")
         # Nothing remains to be done between the two, so they are written together.
-        return Move(order, (OrderStatus.PAID, OrderStatus.COMPLETED))
+        return Move(order, (*so_far, OrderStatus.PAID, OrderStatus.COMPLETED))
 
     async def _complete(self, order: OrderRow) -> Move:
         return Move(order, (OrderStatus.COMPLETED,))

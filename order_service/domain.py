@@ -3,9 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
 from common.context import trace_context
 from common.contracts.base import merge_lines
@@ -19,6 +18,7 @@ from common.contracts.orders import (
     OrderLine,
     OrderStatus,
 )
+from common.contracts.payments import CreatePayment
 from common.errors import ServiceError, error_from_problem
 
 TRANSITIONS: dict[OrderStatus, frozenset[OrderStatus]] = {
@@ -61,6 +61,25 @@ class NewOrder:
         lines = merge_lines(wanted.lines)
         return cls(order_id, idempotency_key, wanted, lines, _fingerprint(wanted, lines))
 
+    def accepted(self, now: datetime) -> "OrderRow":
+        """The order as it is once it was written."""
+        return OrderRow(
+            order_id=self.order_id,
+            user_id=self.wanted.user_id,
+            status=OrderStatus.CREATED,
+            total_amount=self.wanted.total_amount,
+            currency=self.wanted.currency,
+            payment_method=self.wanted.payment_method,
+            reason=None,
+            fingerprint=self.fingerprint,
+            version=1,
+            last_seq=1,
+            attempts=0,
+            created_at=now,
+            updated_at=now,
+            lines=self.lines,
+        )
+
 
 @dataclass(frozen=True)
 class OrderRow:
@@ -88,6 +107,15 @@ class OrderRow:
     @property
     def stock_lines(self) -> list[StockLine]:
         return [StockLine(sku=sku, quantity=quantity) for sku, quantity in self.lines.items()]
+
+    @property
+    def charge(self) -> CreatePayment:
+        return CreatePayment(
+            order_id=self.order_id,
+            amount=self.total_amount,
+            currency=self.currency,
+            payment_method=self.payment_method,
+        )
 
     @property
     def is_running(self) -> bool:
@@ -144,8 +172,25 @@ class Move:
         return self.path[-1]
 
     @classmethod
-    def because_of(cls, error: ServiceError, order: OrderRow, to: OrderStatus) -> "Move":
-        return cls(order, (to,), error.code, json.dumps(error.to_problem()))
+    def because_of(cls, error: ServiceError, order: OrderRow, *path: OrderStatus) -> "Move":
+        return cls(order, path, error.code, json.dumps(error.to_problem()))
+
+    @property
+    def events(self) -> list[tuple[int, OrderStatus, str | None, str | None]]:
+        """The seq, status, reason and problem of each transition; what the reason is for is the last one."""
+        *between, last = enumerate(self.path, start=self.order.last_seq + 1)
+        return [*((seq, status, None, None) for seq, status in between), (*last, self.reason, self.problem)]
+
+    def taken(self, now: datetime) -> OrderRow:
+        """The order as it is once the move was written."""
+        return replace(
+            self.order,
+            status=self.to,
+            reason=self.reason,
+            version=self.order.version + 1,
+            last_seq=self.order.last_seq + len(self.path),
+            updated_at=now,
+        )
 
 
 def cancellation(order: OrderRow, asked: str) -> Move | None:
@@ -192,5 +237,5 @@ def failure(order: OrderRow, events: Iterable[EventRow]) -> ServiceError | None:
 
 def _fingerprint(wanted: CreateOrder, lines: Mapping[str, int]) -> str:
     """128 bits that two requests share only if they order the same."""
-    same: dict[str, Any] = wanted.model_dump(exclude={"sku", "quantity", "items"}) | {"lines": dict(lines)}
-    return hashlib.blake2b(json.dumps(same, sort_keys=True).encode(), digest_size=16).hexdigest()
+    same = (wanted.user_id, wanted.total_amount, wanted.currency, wanted.payment_method, *lines.items())
+    return hashlib.blake2b(repr(same).encode(), digest_size=16).hexdigest()

@@ -15,9 +15,8 @@ _COUNTED_EVERY_S = 5.0
 
 class OrderMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._transitions = Counter(
-            "vv_order_transitions", "Orders that reached a status", ["status"], registry=registry
-        )
+        transitions = Counter("vv_order_transitions", "Orders that reached a status", ["status"], registry=registry)
+        self._transitions = {status: transitions.labels(status) for status in OrderStatus}
         self._unfinished = Gauge(
             "vv_orders_unfinished",
             "Orders that are not final yet, by status",
@@ -28,7 +27,7 @@ class OrderMetrics:
         )
 
     def count(self, status: OrderStatus) -> None:
-        self._transitions.labels(status).inc()
+        self._transitions[status].inc()
 
     async def watch(self, orders: Orders) -> None:
         """Count the unfinished orders every few seconds, for ever."""

@@ -6,7 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 from common.contracts.orders import OrderNotFound, OrderStatus
-from common.database import Database, DuplicateKey, Transaction
+from common.database import Database
+from common.transaction import DuplicateKey, Transaction
 from order_service import domain, queries
 from order_service.domain import EventRow, LostRace, Move, NewOrder, OrderRow
 
@@ -81,19 +82,26 @@ class Orders:
 
 
 async def _accept(tx: Transaction, *, orders: Sequence[NewOrder], lease_s: float) -> list[OrderRow]:
-    await queries.insert_orders(tx, orders, lease_s)
-    written = await queries.get_orders(tx, [order.order_id for order in orders])
+    written = await _write(tx, orders, lease_s)
+    outcomes = [written.get(order.order_id) or await _earlier(tx, order) for order in orders]
     new = [order for order in orders if order.order_id in written]
+    queries.insert_lines(tx, new)
+    queries.insert_events(tx, [(order.order_id, 1, OrderStatus.CREATED, None, None, order.trace) for order in new])
     # When these are there already, an earlier run of this transaction took effect after all.
     with contextlib.suppress(DuplicateKey):
-        await queries.insert_lines(tx, new)
-        await queries.insert_events(
-            tx, [(order.order_id, 1, OrderStatus.CREATED, None, None, order.trace) for order in new]
-        )
-    return [
-        replace(written[order.order_id], lines=order.lines) if order.order_id in written else await _earlier(tx, order)
-        for order in orders
-    ]
+        await tx.commit()
+    return outcomes
+
+
+async def _write(tx: Transaction, orders: Sequence[NewOrder], lease_s: float) -> dict[str, OrderRow]:
+    """Those of the orders that are written now: all whose key is new."""
+    count, created_at = await queries.insert_orders(tx, orders, lease_s)
+    if created_at is not None and count == len(orders):
+        return {order.order_id: order.accepted(created_at) for order in orders}
+    found = await queries.get_orders(tx, [order.order_id for order in orders])
+    return {
+        order.order_id: replace(found[order.order_id], lines=order.lines) for order in orders if order.order_id in found
+    }
 
 
 async def _earlier(tx: Transaction, order: NewOrder) -> OrderRow:
@@ -125,10 +133,10 @@ async def _begin_cancel(tx: Transaction, *, order_id: str, asked: str, lease_s: 
 
 
 async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[OrderRow | LostRace]:
-    held = await queries.lock_orders(tx, [move.order.order_id for move in moves])
+    versions, now = await queries.lock_versions(tx, [move.order.order_id for move in moves])
     won: dict[str, Move] = {}
     for move in moves:
-        if move.order.version == held[move.order.order_id].version:
+        if move.order.version == versions[move.order.order_id]:
             # Of two moves of one order the later one has lost, as it would have in a transaction of its own.
             won.setdefault(move.order.order_id, move)
     groups: dict[tuple[OrderStatus, str | None, int], list[str]] = {}
@@ -136,19 +144,11 @@ async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> li
         groups.setdefault((move.to, move.reason, len(move.path)), []).append(move.order.order_id)
     for (status, reason, events), order_ids in groups.items():
         lease = None if status in domain.FINAL else lease_s
-        await queries.change_orders(tx, order_ids, status, reason=reason, events=events, lease_s=lease)
-    await queries.insert_events(
+        queries.change_orders(tx, order_ids, status, reason=reason, events=events, lease_s=lease, now=now)
+    queries.insert_events(
         tx,
-        [
-            (move.order.order_id, move.order.last_seq + n, status, move.reason, move.problem, move.trace)
-            for move in won.values()
-            for n, status in enumerate(move.path, start=1)
-        ],
+        [(move.order.order_id, *event, move.trace) for move in won.values() for event in move.events],
     )
-    changed = await queries.get_orders(tx, won) if won else {}
     return [
-        replace(changed[move.order.order_id], lines=move.order.lines)
-        if won.get(move.order.order_id) is move
-        else LostRace(move.order.order_id)
-        for move in moves
+        move.taken(now) if won.get(move.order.order_id) is move else LostRace(move.order.order_id) for move in moves
     ]

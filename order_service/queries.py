@@ -1,10 +1,14 @@
-"""Every SQL statement of the order service. ``lock_*`` holds its rows until the transaction ends."""
+"""Every SQL statement of the order service. ``lock_*`` holds its rows until the transaction ends.
+
+What is not awaited is sent with the next statement that is.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from common.contracts.orders import OrderStatus
-from common.database import Row, Transaction, utc
+from common.transaction import Answer, Row, Transaction, naive, utc
 from order_service.domain import EventRow, NewOrder, OrderRow
 
 _COLUMNS = (
@@ -20,9 +24,12 @@ def _order(row: Row) -> OrderRow:
     return OrderRow(*values)
 
 
-async def insert_orders(tx: Transaction, orders: Sequence[NewOrder], lease_s: float) -> int:
-    """Write the orders whose key is new; the others are left out."""
-    return await tx.execute_values(
+async def insert_orders(tx: Transaction, orders: Sequence[NewOrder], lease_s: float) -> tuple[int, datetime | None]:
+    """Write the orders whose key is new; the others are left out.
+
+    Returns how many were written, and when, as far as the first of them is concerned.
+    """
+    written = tx.defer_values(
         "INSERT INTO orders (order_id, user_id, status, total_amount, currency, payment_method, idempotency_key, "
         "fingerprint, lease_until) VALUES %s ON DUPLICATE KEY UPDATE version = version",
         [
@@ -35,22 +42,24 @@ async def insert_orders(tx: Transaction, orders: Sequence[NewOrder], lease_s: fl
         ],
         "(%s, %s, %s, %s, %s, %s, %s, %s, NOW(6) + INTERVAL %s MICROSECOND)",
     )
+    rows = await tx.fetch_all("SELECT created_at FROM orders WHERE order_id = %s", (orders[0].order_id,))
+    return written.count, utc(rows[0][0]) if rows else None
 
 
-async def insert_lines(tx: Transaction, orders: Sequence[NewOrder]) -> int:
-    """Raises DuplicateKey."""
-    return await tx.execute_values(
+def insert_lines(tx: Transaction, orders: Sequence[NewOrder]) -> Answer:
+    """Raises DuplicateKey when it is sent."""
+    return tx.defer_values(
         "INSERT INTO order_lines (order_id, sku, quantity) VALUES %s",
         [(order.order_id, sku, quantity) for order in orders for sku, quantity in order.lines.items()],
         "(%s, %s, %s)",
     )
 
 
-async def insert_events(
+def insert_events(
     tx: Transaction, events: Sequence[tuple[str, int, OrderStatus, str | None, str | None, str | None]]
-) -> int:
-    """Rows of (order_id, seq, status, reason, problem, trace_context). Raises DuplicateKey."""
-    return await tx.execute_values(
+) -> Answer:
+    """Rows of (order_id, seq, status, reason, problem, trace_context). Raises DuplicateKey when it is sent."""
+    return tx.defer_values(
         "INSERT INTO order_events (order_id, seq, status, reason, problem, trace_context) VALUES %s",
         events,
         "(%s, %s, %s, %s, %s, %s)",
@@ -76,6 +85,15 @@ async def lock_orders(tx: Transaction, order_ids: Collection[str]) -> dict[str, 
         f"SELECT {_COLUMNS} FROM orders WHERE order_id IN %s ORDER BY order_id FOR UPDATE", (sorted(order_ids),)
     )
     return {order.order_id: order for order in map(_order, rows)}
+
+
+async def lock_versions(tx: Transaction, order_ids: Collection[str]) -> tuple[dict[str, int], datetime]:
+    """The version of each order that exists, and the time."""
+    versions = tx.defer(
+        "SELECT order_id, version FROM orders WHERE order_id IN %s ORDER BY order_id FOR UPDATE", (sorted(order_ids),)
+    )
+    [[now]] = await tx.fetch_all("SELECT NOW(6)")
+    return dict(versions.rows), utc(now)
 
 
 async def list_orders(
@@ -114,7 +132,7 @@ async def get_events(tx: Transaction, order_id: str) -> list[EventRow]:
     ]
 
 
-async def change_orders(
+def change_orders(
     tx: Transaction,
     order_ids: Collection[str],
     status: OrderStatus,
@@ -122,12 +140,13 @@ async def change_orders(
     reason: str | None,
     events: int,
     lease_s: float | None,
-) -> int:
+    now: datetime,
+) -> Answer:
     """Move locked orders to ``status``, over ``events`` transitions; without a lease they are final."""
-    return await tx.execute(
+    return tx.defer(
         "UPDATE orders SET status = %s, reason = %s, version = version + 1, last_seq = last_seq + %s, "
-        "lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = NOW(6) WHERE order_id IN %s",
-        (status, reason, events, None if lease_s is None else _microseconds(lease_s), list(order_ids)),
+        "lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = %s WHERE order_id IN %s",
+        (status, reason, events, None if lease_s is None else _microseconds(lease_s), naive(now), list(order_ids)),
     )
 
 
@@ -141,9 +160,9 @@ async def lock_expired(tx: Transaction, limit: int) -> list[OrderRow]:
     return [_order(row) for row in rows]
 
 
-async def mark_claimed(tx: Transaction, order_ids: Collection[str], lease_s: float) -> int:
+def mark_claimed(tx: Transaction, order_ids: Collection[str], lease_s: float) -> Answer:
     """Take orders away from whoever drove them: their version is raised."""
-    return await tx.execute(
+    return tx.defer(
         "UPDATE orders SET version = version + 1, attempts = LEAST(attempts + 1, 1000), "
         "lease_until = NOW(6) + INTERVAL %s MICROSECOND WHERE order_id IN %s",
         (_microseconds(lease_s), list(order_ids)),

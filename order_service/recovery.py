@@ -2,9 +2,10 @@
 
 from functools import partial
 
-from common.database import Database, Transaction
+from common.database import Database
 from common.recovery import Claimed, Recovery
 from common.telemetry import Metrics
+from common.transaction import Transaction
 from order_service import queries
 from order_service.checkout import Checkout
 from order_service.domain import OrderRow
@@ -21,6 +22,6 @@ async def _claim(tx: Transaction, *, limit: int, lease_s: float) -> Claimed[Orde
     order_ids = [order.order_id for order in await queries.lock_expired(tx, limit)]
     if not order_ids:
         return Claimed([], {})
-    await queries.mark_claimed(tx, order_ids, lease_s)
+    queries.mark_claimed(tx, order_ids, lease_s)
     claimed = await queries.get_orders(tx, order_ids)
     return Claimed(await queries.with_lines(tx, list(claimed.values())), await queries.get_traces(tx, order_ids))

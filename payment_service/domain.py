@@ -1,6 +1,6 @@
 """The rules of a payment, without any I/O."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -53,6 +53,25 @@ class NewPayment:
     def order_id(self) -> str:
         return self.wanted.order_id
 
+    def opened(self, now: datetime) -> "PaymentRow":
+        """The payment as it is once it was written."""
+        return PaymentRow(
+            order_id=self.order_id,
+            payment_id=self.payment_id,
+            amount=self.wanted.amount,
+            currency=self.wanted.currency,
+            payment_method=self.wanted.payment_method,
+            status=PaymentStatus.PENDING,
+            refunded_amount=0,
+            reason=None,
+            version=1,
+            last_seq=1,
+            attempts=0,
+            looks=0,
+            created_at=now,
+            updated_at=now,
+        )
+
 
 @dataclass(frozen=True)
 class PaymentRow:
@@ -104,6 +123,20 @@ class Move:
 
     def __post_init__(self) -> None:
         assert self.to in TRANSITIONS[self.payment.status], f"{self.payment.status} -> {self.to}"
+
+    def taken(self, now: datetime) -> PaymentRow:
+        """The payment as it is once the move was written."""
+        return replace(
+            self.payment,
+            status=self.to,
+            reason=self.reason,
+            refunded_amount=self.payment.refunded_amount + self.refund,
+            version=self.payment.version + 1,
+            last_seq=self.payment.last_seq + 1,
+            attempts=0,
+            looks=0,
+            updated_at=now,
+        )
 
 
 @dataclass(frozen=True)

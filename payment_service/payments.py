@@ -16,8 +16,9 @@ from common.contracts.payments import (
     RefundExceedsCharge,
     RefundPayment,
 )
-from common.database import Database, DuplicateKey, Transaction
+from common.database import Database
 from common.errors import IdempotencyMismatch
+from common.transaction import DuplicateKey, Transaction
 from payment_service import domain, queries
 from payment_service.domain import LostRace, Move, NewPayment, PaymentRow, Refund
 
@@ -87,16 +88,23 @@ class Payments:
 
 
 async def _open(tx: Transaction, *, items: Sequence[NewPayment], lease_s: float) -> list[PaymentRow]:
-    await queries.insert_payments(tx, items, lease_s)
-    payments = await queries.get_payments(tx, [item.order_id for item in items])
+    payments = await _write(tx, items, lease_s)
     own = [item for item in items if payments[item.order_id].payment_id == item.payment_id]
+    queries.insert_events(
+        tx, [(item.order_id, 1, PaymentStatus.PENDING, item.wanted.amount, None, item.trace) for item in own]
+    )
     # When these are there already, an earlier run of this transaction took effect after all.
     with contextlib.suppress(DuplicateKey):
-        await queries.insert_events(
-            tx,
-            [(item.order_id, 1, PaymentStatus.PENDING, item.wanted.amount, None, item.trace) for item in own],
-        )
+        await tx.commit()
     return [payments[item.order_id] for item in items]
+
+
+async def _write(tx: Transaction, items: Sequence[NewPayment], lease_s: float) -> dict[str, PaymentRow]:
+    """The payment of each order: the new one, or the one it has."""
+    count, created_at = await queries.insert_payments(tx, items, lease_s)
+    if count == len(items):
+        return {item.order_id: item.opened(created_at) for item in items}
+    return await queries.get_payments(tx, [item.order_id for item in items])
 
 
 async def _begin_refund(tx: Transaction, *, wanted: RefundPayment, request_id: str, lease_s: float) -> Begun:
@@ -124,9 +132,7 @@ async def _begin_refund(tx: Transaction, *, wanted: RefundPayment, request_id: s
 
 async def _begin_cancel(tx: Transaction, *, order_id: str, lease_s: float) -> Begun:
     if await queries.insert_void(tx, order_id, str(uuid7())):
-        await queries.insert_events(
-            tx, [(order_id, 1, PaymentStatus.VOIDED, 0, domain.ORDER_CANCELLED, trace_context.get())]
-        )
+        queries.insert_events(tx, [(order_id, 1, PaymentStatus.VOIDED, 0, domain.ORDER_CANCELLED, trace_context.get())])
     payment = (await queries.lock_payments(tx, [order_id]))[order_id]
     if payment.status is PaymentStatus.PENDING:
         move = Move(payment, PaymentStatus.CANCELLING, domain.ORDER_CANCELLED)
@@ -145,10 +151,10 @@ async def _move_one(tx: Transaction, move: Move, lease_s: float) -> PaymentRow:
 
 
 async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[PaymentRow | LostRace]:
-    held = await queries.lock_payments(tx, [move.payment.order_id for move in moves])
+    versions, now = await queries.lock_versions(tx, [move.payment.order_id for move in moves])
     won: dict[str, Move] = {}
     for move in moves:
-        if move.payment.version == held[move.payment.order_id].version:
+        if move.payment.version == versions[move.payment.order_id]:
             # Of two moves of one payment the later one has lost, as it would have in a transaction of its own.
             won.setdefault(move.payment.order_id, move)
     for move in won.values():
@@ -159,8 +165,8 @@ async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> li
         groups.setdefault((move.to, move.reason, move.refund), []).append(move.payment.order_id)
     for (status, reason, refund), order_ids in groups.items():
         lease = lease_s if status in domain.OUTSTANDING else None
-        await queries.change_payments(tx, order_ids, status, reason=reason, refund=refund, lease_s=lease)
-    await queries.insert_events(
+        queries.change_payments(tx, order_ids, status, reason=reason, refund=refund, lease_s=lease, now=now)
+    queries.insert_events(
         tx,
         [
             (
@@ -170,8 +176,6 @@ async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> li
             for move in won.values()
         ],
     )
-    changed = await queries.get_payments(tx, won) if won else {}
     return [
-        changed[move.payment.order_id] if won.get(move.payment.order_id) is move else LostRace(move.payment.order_id)
-        for move in moves
+        move.taken(now) if won.get(move.payment.order_id) is move else LostRace(move.payment.order_id) for move in moves
     ]

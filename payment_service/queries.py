@@ -1,9 +1,13 @@
-"""Every SQL statement of the payment service. ``lock_*`` holds its rows until the transaction ends."""
+"""Every SQL statement of the payment service. ``lock_*`` holds its rows until the transaction ends.
+
+What is not awaited is sent with the next statement that is.
+"""
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 
 from common.contracts.payments import PaymentStatus
-from common.database import Row, Transaction, utc
+from common.transaction import Answer, Row, Transaction, naive, utc
 from payment_service.domain import NewPayment, PaymentRow, Refund
 
 _COLUMNS = (
@@ -19,9 +23,12 @@ def _payment(row: Row) -> PaymentRow:
     return PaymentRow(*values)
 
 
-async def insert_payments(tx: Transaction, items: Sequence[NewPayment], lease_s: float) -> int:
-    """Write a pending payment for each order that has none; the others stay as they are."""
-    return await tx.execute_values(
+async def insert_payments(tx: Transaction, items: Sequence[NewPayment], lease_s: float) -> tuple[int, datetime]:
+    """Write a pending payment for each order that has none; the others stay as they are.
+
+    Returns how many were written, and when, as far as the first of them is concerned.
+    """
+    written = tx.defer_values(
         "INSERT INTO payments (order_id, payment_id, amount, currency, payment_method, status, lease_until) "
         "VALUES %s ON DUPLICATE KEY UPDATE version = version",
         [
@@ -33,6 +40,8 @@ async def insert_payments(tx: Transaction, items: Sequence[NewPayment], lease_s:
         ],
         "(%s, %s, %s, %s, %s, %s, NOW(6) + INTERVAL %s MICROSECOND)",
     )
+    [[created_at]] = await tx.fetch_all("SELECT created_at FROM payments WHERE order_id = %s", (items[0].order_id,))
+    return written.count, utc(created_at)
 
 
 async def insert_void(tx: Transaction, order_id: str, payment_id: str) -> int:
@@ -69,7 +78,17 @@ async def lock_payments(tx: Transaction, order_ids: Collection[str]) -> dict[str
     return {payment.order_id: payment for payment in map(_payment, rows)}
 
 
-async def change_payments(
+async def lock_versions(tx: Transaction, order_ids: Collection[str]) -> tuple[dict[str, int], datetime]:
+    """The version of each payment that exists, by its order, and the time."""
+    versions = tx.defer(
+        "SELECT order_id, version FROM payments WHERE order_id IN %s ORDER BY order_id FOR UPDATE",
+        (sorted(order_ids),),
+    )
+    [[now]] = await tx.fetch_all("SELECT NOW(6)")
+    return dict(versions.rows), utc(now)
+
+
+def change_payments(
     tx: Transaction,
     order_ids: Collection[str],
     status: PaymentStatus,
@@ -77,21 +96,22 @@ async def change_payments(
     reason: str | None,
     refund: int,
     lease_s: float | None,
-) -> int:
+    now: datetime,
+) -> Answer:
     """Move locked payments to ``status``; without a lease nothing is outstanding any more."""
-    return await tx.execute(
+    return tx.defer(
         "UPDATE payments SET status = %s, reason = %s, refunded_amount = refunded_amount + %s, "
         "version = version + 1, last_seq = last_seq + 1, attempts = 0, looks = 0, "
-        "lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = NOW(6) WHERE order_id IN %s",
-        (status, reason, refund, None if lease_s is None else _microseconds(lease_s), list(order_ids)),
+        "lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = %s WHERE order_id IN %s",
+        (status, reason, refund, None if lease_s is None else _microseconds(lease_s), naive(now), list(order_ids)),
     )
 
 
-async def insert_events(
+def insert_events(
     tx: Transaction, events: Sequence[tuple[str, int, PaymentStatus, int, str | None, str | None]]
-) -> int:
-    """Rows of (order_id, seq, status, amount, reason, trace_context). Raises DuplicateKey."""
-    return await tx.execute_values(
+) -> Answer:
+    """Rows of (order_id, seq, status, amount, reason, trace_context). Raises DuplicateKey when it is sent."""
+    return tx.defer_values(
         "INSERT INTO payment_events (order_id, seq, status, amount, reason, trace_context) VALUES %s",
         events,
         "(%s, %s, %s, %s, %s, %s)",
@@ -134,9 +154,9 @@ async def lock_expired(tx: Transaction, limit: int) -> list[PaymentRow]:
     return [_payment(row) for row in rows]
 
 
-async def mark_claimed(tx: Transaction, order_ids: Collection[str], lease_s: float) -> int:
+def mark_claimed(tx: Transaction, order_ids: Collection[str], lease_s: float) -> Answer:
     """Take payments away from whoever drove them: their version is raised."""
-    return await tx.execute(
+    return tx.defer(
         "UPDATE payments SET version = version + 1, attempts = LEAST(attempts + 1, 1000), "
         "lease_until = NOW(6) + INTERVAL %s MICROSECOND WHERE order_id IN %s",
         (_microseconds(lease_s), list(order_ids)),

@@ -2,9 +2,10 @@
 
 from functools import partial
 
-from common.database import Database, Transaction
+from common.database import Database
 from common.recovery import Claimed, Recovery
 from common.telemetry import Metrics
+from common.transaction import Transaction
 from payment_service import queries
 from payment_service.charges import Charges
 from payment_service.domain import PaymentRow
@@ -21,6 +22,6 @@ async def _claim(tx: Transaction, *, limit: int, lease_s: float) -> Claimed[Paym
     order_ids = [payment.order_id for payment in await queries.lock_expired(tx, limit)]
     if not order_ids:
         return Claimed([], {})
-    await queries.mark_claimed(tx, order_ids, lease_s)
+    queries.mark_claimed(tx, order_ids, lease_s)
     claimed = await queries.get_payments(tx, order_ids)
     return Claimed(list(claimed.values()), await queries.get_traces(tx, order_ids))

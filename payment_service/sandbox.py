@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from common.batching import Batcher
-from common.database import Database, DuplicateKey, Transaction
+from common.database import Database
 from common.telemetry import Metrics
+from common.transaction import DuplicateKey, Transaction
 from payment_service.gateway import ChargeResult, GatewayUnavailable
 from payment_service.settings import Settings
 
@@ -58,13 +59,14 @@ class SandboxGateway:
         return [None] * len(records)
 
 
-async def _insert(tx: Transaction, *, records: Sequence[Record]) -> int:
+async def _insert(tx: Transaction, *, records: Sequence[Record]) -> None:
     """Raises DuplicateKey."""
-    return await tx.execute_values(
+    tx.defer_values(
         "INSERT INTO sandbox_gateway (gateway_key, kind, charge_key, amount, currency, approved) VALUES %s",
         records,
         "(%s, %s, %s, %s, %s, %s)",
     )
+    await tx.commit()
 
 
 async def _get(tx: Transaction, *, key: str) -> tuple[int] | None:

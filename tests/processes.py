@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
@@ -110,9 +111,10 @@ class Services:
     def all(self) -> list[ServiceProcess]:
         return [self.inventory, self.payment, self.order]
 
-    def start(self) -> Self:
-        for service in self.all:
-            service.start()
+    def start(self, **settings: str) -> Self:
+        """Start all three, with further environment variables, and wait until they are ready."""
+        with ThreadPoolExecutor(len(self.all)) as pool:
+            list(pool.map(lambda service: service.start(**settings), self.all))
         return self
 
     def stop(self) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from common.contracts.orders import OrderStatus
 from common.contracts.payments import PaymentStatus
-from common.database import Database, Row, Transaction
+from common.database import Database
+from common.transaction import Row, Transaction
 
 _PAGE = 1_000
 

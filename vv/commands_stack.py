@@ -28,7 +28,7 @@ port_offset_option = click.option(
     show_default=True,
     envvar="VV_PORT_OFFSET",
     show_envvar=True,
-    help="What to add to the ports 8081, 8082, 8083 and 33306, so that stacks can run side by side.",
+    help="What to add to the ports 8081, 8082, 8083 and 13306, so that stacks can run side by side.",
 )
 
 

@@ -25,7 +25,8 @@ from vv.process import Child
 T = TypeVar("T")
 
 PORTS = {"order": 8081, "inventory": 8082, "payment": 8083}
-DATABASE_PORT = 33306
+# Below the ports that systems hand out to outgoing connections (from 32768 on Linux), which are taken at random.
+DATABASE_PORT = 13306
 PORT_OFFSET_MAX = 65_535 - DATABASE_PORT
 
 _SERVICE_START_TIMEOUT_S = 30.0

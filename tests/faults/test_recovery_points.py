@@ -52,7 +52,7 @@ async def end_of_only_order(orders: AsyncOrderClient, user_id: str) -> Order:
     [
         ("created", "tok_ok", OrderStatus.COMPLETED),
         ("stock_taken", "tok_ok", OrderStatus.COMPLETED),
-        ("inventory_reserved", "tok_ok", OrderStatus.COMPLETED),
+        ("inventory_reserved", "tok_timeout", OrderStatus.COMPLETED),
         ("charged", "tok_ok", OrderStatus.COMPLETED),
         ("failing", "tok_declined", OrderStatus.FAILED),
         ("stock_released", "tok_declined", OrderStatus.FAILED),

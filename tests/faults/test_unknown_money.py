@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from uuid import uuid4
 
+import aiohttp
 import pytest
 
 from common.clients import (
@@ -15,6 +16,7 @@ from common.clients import (
     RetryPolicy,
     ServiceError,
 )
+from common.context import DEADLINE_HEADER
 from tests.conftest import Audit, MakeSku
 from tests.processes import Services
 
@@ -159,3 +161,27 @@ async def test_a_percent_sign_is_a_character_like_others(
     assert (first.status, first.items[0].sku, again) == (OrderStatus.COMPLETED, sku, first)
     await inventory.increase(sku=sku, quantity=1, request_id=sku)
     assert (await inventory.get(sku)).quantity == 5
+
+
+@pytest.mark.parametrize("service", ["order", "payment"])
+async def test_a_callers_deadline_ends_his_patience_and_not_the_charge(
+    service: str, services: Services, payments: AsyncPaymentClient, make_sku: MakeSku, order_id: str
+) -> None:
+    """What was accepted within the deadline is carried out by whoever accepted it, although the gateway takes longer
+    than the caller would wait."""
+    sku = await make_sku(10)
+    bodies = {
+        "order": ("/orders", {"user_id": sku, "sku": sku, "total_amount": 700, "payment_method": "tok_slow"}),
+        "payment": ("/payments", {"order_id": order_id, "amount": 700, "payment_method": "tok_slow"}),
+    }
+    path, body = bodies[service]
+    url = getattr(services, service).url
+    async with (
+        aiohttp.ClientSession(url) as session,
+        session.post(path, json=body, headers={DEADLINE_HEADER: "300"}) as reply,
+    ):
+        answer = await reply.json()
+    assert (reply.status, answer["status"]) in ((201, "completed"), (201, "captured"))
+    # Leave clean books behind: that payment belongs to no order.
+    if service == "payment":
+        await payments.cancel(order_id)

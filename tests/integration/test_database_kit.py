@@ -7,9 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from common.background import running
-from common.database import Transaction
-from common.errors import DatabaseUnavailable
+from common.database import Database
+from common.errors import DatabaseUnavailable, Overloaded
+from common.telemetry import Metrics
+from common.transaction import Transaction
+from payment_service.app import SCHEMA_REVISION
 from tests.conftest import open_database
+from vv.databases import Databases
 
 
 @pytest.fixture
@@ -57,3 +61,20 @@ async def test_service_ends_while_it_connects(silent_port: int) -> None:
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
+
+
+async def test_a_busy_database_is_not_unready(migrated: Databases) -> None:
+    """With every connection in use for longer than the pool waits, a service stays in rotation: it is only busy."""
+    url = migrated.service_urls["payment"]
+    database = Database(url, Metrics("test"), pool_size_max=1, pool_wait_s=0.05, lock_wait_s=5, transaction_timeout_s=5)
+    done = asyncio.Event()
+    async with database:
+        busy = asyncio.create_task(database.transaction(lambda _: done.wait()))
+        await asyncio.sleep(0.05)
+        with pytest.raises(Overloaded):
+            await database.read(select)
+        while_busy = await database.readiness(SCHEMA_REVISION)()
+        done.set()
+        await busy
+        assert while_busy is None
+        assert "lacks the migration 9999" in str(await database.readiness("9999")())

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Collection
 import pytest
 
 from common.contracts.inventory import CreateStock, DecreaseStock, OutOfStock, StockChange
-from common.database import Database, Transaction
+from common.database import Database
+from common.transaction import Transaction
 from inventory_service import queries
 from inventory_service.stock import Stock
 from tests.conftest import open_database

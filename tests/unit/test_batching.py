@@ -190,6 +190,50 @@ async def test_a_shared_batch_has_nobodys_context(make: Callable[..., Batcher[in
     batcher: Batcher[int, int] = make()
     batcher._run = run
     context.set_deadline(0.0)
-    await batcher.submit(1)
     await submit(batcher, 2, 3)
-    assert seen == [([1], 0), ([2, 3], 60)]
+    await batcher.submit(1)
+    assert seen == [([2, 3], 60), ([1], 0)]
+
+
+async def test_items_that_come_one_at_a_time_run_in_their_callers_task(
+    make: Callable[..., Batcher[int, int]],
+) -> None:
+    """Whoever has been alone is not handed to another task; the first batch that is shared ends that."""
+    seen = []
+
+    async def run(items: Sequence[int]) -> list[int]:
+        seen.append((list(items), asyncio.current_task()))
+        await asyncio.sleep(0)
+        return list(items)
+
+    batcher: Batcher[int, int] = make()
+    batcher._run = run
+    own_task = asyncio.current_task()
+    for item in (1, 2, 3):
+        await batcher.submit(item)
+        await asyncio.sleep(0)
+    assert [task is own_task for _, task in seen] == [False, True, True]
+
+    await submit(batcher, 4, 5, 6)
+    await asyncio.sleep(0)
+    await batcher.submit(7)
+    assert [items for items, _ in seen[3:]] == [[4], [5, 6], [7]]
+    assert seen[-1][1] is not own_task
+
+
+async def test_what_waits_behind_a_lone_item_goes_even_if_that_is_cancelled(
+    make: Callable[..., Batcher[int, int]], journal: Journal
+) -> None:
+    """A lone caller that goes away takes its own item with it, and nobody else's."""
+    batcher = make()
+    await batcher.submit(1)
+    await asyncio.sleep(0)
+    journal.gate.clear()
+    lone = asyncio.create_task(batcher.submit(2))
+    await asyncio.sleep(0)
+    behind = asyncio.create_task(batcher.submit(3))
+    await asyncio.sleep(0)
+    lone.cancel()
+    journal.gate.set()
+    assert await behind == 30
+    assert journal.batches == [[1], [2], [3]]

@@ -1,0 +1,110 @@
+"""The statements of one transaction, as few round trips as they allow."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any
+
+from pymysql.err import IntegrityError
+
+Row = tuple[Any, ...]
+
+_DUPLICATE_ENTRY = 1062
+
+
+class DuplicateKey(Exception):
+    """A unique key holds this value already. The statement did nothing; the transaction goes on."""
+
+
+@dataclass
+class Answer:
+    """What a statement answered, once it was sent: its rows, and how many rows it changed or found."""
+
+    rows: list[Row] = field(default_factory=list)
+    count: int = 0
+
+
+class Transaction:
+    """Runs statements; inside :meth:`Database.transaction` all of them or none take effect.
+
+    A round trip costs more than most statements, so statements whose answer is not needed yet can be deferred: they
+    are sent in one packet with the next one that is waited for. The first that fails keeps the rest from being run.
+    """
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+        self._deferred: list[tuple[str, Answer]] = []
+        self.is_committed = False
+
+    def defer(self, sql: str, args: Sequence[Any] | None = None) -> Answer:
+        """Run a statement together with the next one that is waited for; its answer is there after that."""
+        answer = Answer()
+        # Without arguments nothing is formatted: a percent sign stays what it is.
+        self._deferred.append((sql if args is None else self._cursor.mogrify(sql, args), answer))
+        return answer
+
+    def defer_values(self, sql: str, rows: Iterable[Sequence[Any]], row: str) -> Answer:
+        """Write many rows with one statement: ``%s`` in ``sql`` becomes a ``row`` for each of ``rows``.
+
+        ``row`` is the SQL of one row with a placeholder a value, such as ``(%s, NOW(6) + INTERVAL %s SECOND)``.
+        Unlike aiomysql's ``executemany`` this never falls back to a statement a row.
+        """
+        values = list(rows)
+        if not values:
+            return Answer()
+        return self.defer(sql.replace("%s", ", ".join([row] * len(values)), 1), list(chain.from_iterable(values)))
+
+    async def flush(self) -> None:
+        """Run what was deferred. Raises DuplicateKey."""
+        statements, self._deferred = self._deferred, []
+        if not statements:
+            return
+        try:
+            await self._cursor.execute(";".join(sql for sql, _ in statements))
+            for position, (_, answer) in enumerate(statements):
+                if position:
+                    await self._cursor.nextset()
+                answer.count = int(self._cursor.rowcount)
+                answer.rows = list(await self._cursor.fetchall())
+        except IntegrityError as error:
+            if error.args[0] == _DUPLICATE_ENTRY:
+                raise DuplicateKey(error.args[1]) from error
+            raise
+
+    async def fetch_all(self, sql: str, args: Sequence[Any] | None = None) -> list[Row]:
+        answer = self.defer(sql, args)
+        await self.flush()
+        return answer.rows
+
+    async def fetch_one(self, sql: str, args: Sequence[Any] | None = None) -> Row | None:
+        rows = await self.fetch_all(sql, args)
+        return rows[0] if rows else None
+
+    async def execute(self, sql: str, args: Sequence[Any] | None = None) -> int:
+        """Run a statement and return the number of rows that it changed.
+
+        Raises DuplicateKey.
+        """
+        answer = self.defer(sql, args)
+        await self.flush()
+        return answer.count
+
+    async def commit(self) -> None:
+        """Commit in the same round trip as what was deferred; nothing may follow.
+
+        Raises DuplicateKey: then nothing was committed, and the transaction goes on.
+        """
+        self.defer("COMMIT")
+        await self.flush()
+        self.is_committed = True
+
+
+def utc(naive: datetime) -> datetime:
+    """A DATETIME of ours, which is UTC, as an aware datetime."""
+    return naive.replace(tzinfo=UTC)
+
+
+def naive(aware: datetime) -> datetime:
+    """A time in UTC as a DATETIME of ours."""
+    return aware.replace(tzinfo=None)

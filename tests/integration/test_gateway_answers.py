@@ -1,0 +1,142 @@
+"""Payments whose gateway fails or says nothing, step by step: what it is asked, how often, and what is written down."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import pytest
+from pydantic import SecretStr
+
+from common.background import crash_points
+from common.batching import Batcher
+from common.contracts.payments import CreatePayment, Payment, PaymentStatus, RefundPayment
+from common.database import Database
+from common.telemetry import Metrics
+from payment_service.charges import Batches, Charges
+from payment_service.gateway import ChargeResult, GatewayUnavailable
+from payment_service.payments import Payments
+from payment_service.recovery import make_recovery
+from payment_service.settings import Settings
+from tests.conftest import open_database
+from vv import migrate
+from vv.mariadb import Mariadb
+
+
+@dataclass
+class Gateway:
+    """Answers each kind of call from a script, the last answer for ever; keeps a journal of the calls."""
+
+    charges: list[ChargeResult | None] = field(default_factory=lambda: [None])
+    finds: list[ChargeResult | str | None] = field(default_factory=lambda: [None])
+    refunds: list[bool] = field(default_factory=lambda: [True])
+    journal: list[str] = field(default_factory=list)
+
+    async def charge(self, key: str, *, amount: int, currency: str, payment_method: str) -> ChargeResult:
+        self.journal.append("charge")
+        result = self.charges.pop(0) if len(self.charges) > 1 else self.charges[0]
+        if result is None:
+            raise GatewayUnavailable("No answer.")
+        return result
+
+    async def find(self, key: str) -> ChargeResult | None:
+        result = self.finds.pop(0) if len(self.finds) > 1 else self.finds[0]
+        if isinstance(result, str):
+            self.journal.append(result)
+            raise GatewayUnavailable("No answer.")
+        self.journal.append("find")
+        return result
+
+    async def refund(self, key: str, *, charge_key: str, amount: int, currency: str) -> None:
+        self.journal.append(f"{key.rsplit(':', 1)[1]}:{amount}")
+        if not (self.refunds.pop(0) if len(self.refunds) > 1 else self.refunds[0]):
+            raise GatewayUnavailable("No answer.")
+
+
+class Till:
+    """The payment service's use cases in front of that gateway, with recovery at hand."""
+
+    def __init__(self, database: Database, gateway: Gateway) -> None:
+        metrics = Metrics("test")
+        settings = Settings(database_url=SecretStr("mysql://u:p@h/d"), port=1, retry_first_s=0.001, retry_most_s=0.001)
+        self.settings = settings
+        self.payments = Payments(database, settings.lease_s)
+        batches = Batches(
+            open=Batcher("open", self.payments.open, settings, metrics),
+            move=Batcher("move", self.payments.move, settings, metrics),
+        )
+        self.charges = Charges(self.payments, batches, gateway, settings, crash_points(None))
+        self.recovery = make_recovery(database, self.charges, metrics, lease_s=settings.lease_s)
+        self.order_id = str(uuid4())
+
+    async def charge(self) -> None:
+        [outcome] = await self.charges.charge([CreatePayment(order_id=self.order_id, amount=700)])
+        assert isinstance(outcome, Payment), outcome
+
+    async def recover(self, *, until: set[PaymentStatus]) -> PaymentStatus:
+        async with asyncio.timeout(5):
+            while (payment := await self.payments.get(self.order_id)).status not in until:
+                await self.recovery.run_once(10)
+                await asyncio.sleep(0.002)
+        return payment.status
+
+
+@pytest.fixture(scope="module")
+def url(mariadb: Mariadb) -> str:
+    """A database in which no service takes up what the tests leave unfinished."""
+    return mariadb.migration_url("payment").replace("/payment_db?", "/till_db?")
+
+
+@asynccontextmanager
+async def till_with(mariadb: Mariadb, url: str, gateway: Gateway) -> AsyncIterator[Till]:
+    async with open_database(mariadb.migration_url("payment")) as admin:
+        await admin.transaction(lambda tx: tx.execute("CREATE DATABASE till_db"))
+        try:
+            await asyncio.to_thread(migrate.apply, "payment", url)
+            async with open_database(url) as database:
+                yield Till(database, gateway)
+        finally:
+            await admin.transaction(lambda tx: tx.execute("DROP DATABASE till_db"))
+
+
+@pytest.mark.parametrize("silences", [[], ["silence"], ["silence"] * 20], ids=["none", "one", "twenty"])
+async def test_only_answers_of_the_gateway_count_against_a_charge(
+    silences: list[str], mariadb: Mariadb, url: str
+) -> None:
+    """A charge is sent three times at the most and given up after the gateway has said six times that it does not
+    know it; a gateway that says nothing at all brings neither nearer."""
+    gateway = Gateway(finds=[None, *silences, None])
+    async with till_with(mariadb, url, gateway) as till:
+        await till.charge()
+        ended = await till.recover(until={PaymentStatus.DECLINED, PaymentStatus.CAPTURED})
+        payment = await till.payments.get(till.order_id)
+
+    assert (ended, payment.reason) == (PaymentStatus.DECLINED, "gateway_failed")
+    assert gateway.journal.count("charge") == till.settings.charge_attempts_max
+    assert gateway.journal.count("find") == till.settings.settle_attempts_max
+    assert gateway.journal.count("silence") == len(silences)
+
+
+async def test_a_charge_is_never_sent_again_unasked(mariadb: Mariadb, url: str) -> None:
+    """Before each repetition the gateway is asked; when it knows the charge after all, that is the outcome."""
+    gateway = Gateway(finds=[None, ChargeResult(approved=True)])
+    async with till_with(mariadb, url, gateway) as till:
+        await till.charge()
+        assert await till.recover(until={PaymentStatus.CAPTURED}) is PaymentStatus.CAPTURED
+    assert gateway.journal == ["charge", "find", "charge", "find"]
+
+
+async def test_refunds_are_confirmed_one_at_a_time(mariadb: Mariadb, url: str) -> None:
+    """Of two refunds the gateway makes the first and fails with the second: only the second one is asked for again."""
+    gateway = Gateway(charges=[ChargeResult(approved=True)], refunds=[False, True, False, True])
+    async with till_with(mariadb, url, gateway) as till:
+        await till.charge()
+        for amount in (100, 200):
+            await till.charges.refund(RefundPayment(order_id=till.order_id, amount=amount))
+        ended = await till.recover(until={PaymentStatus.CAPTURED})
+        payment = await till.payments.get(till.order_id)
+        rest = await till.payments.open_refunds(till.order_id)
+
+    assert gateway.journal == ["charge", "1:100", "1:100", "2:200", "2:200"]
+    assert (ended, payment.refunded_amount, rest) == (PaymentStatus.CAPTURED, 300, [])
