@@ -1,5 +1,6 @@
 """What happens around every request: its id, its log line and metrics, its errors, its limits."""
 
+import asyncio
 import json
 import re
 import time
@@ -25,8 +26,11 @@ _UNLOGGED = {"/livez", "/readyz", "/health", "/metrics"}
 _MILLISECONDS = re.compile(r"[0-9]{1,9}")
 
 
-def observe(metrics: Metrics) -> Middleware:
-    """Give the request its id, deadline and trace; write one log line and the metrics when it is answered."""
+def observe(metrics: Metrics, draining: asyncio.Event) -> Middleware:
+    """Give the request its id, deadline and trace; write one log line and the metrics when it is answered.
+
+    While the service drains, whoever is answered is told to send his next request elsewhere.
+    """
 
     @cache
     def series(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
@@ -46,6 +50,8 @@ def observe(metrics: Metrics) -> Middleware:
         count.inc()
         latency.observe(seconds)
         response.headers[context.REQUEST_ID_HEADER] = request_id
+        if draining.is_set():
+            response.force_close()
         if route not in _UNLOGGED:
             log.info(
                 "request",

@@ -1,53 +1,97 @@
 """Run an application until SIGTERM or SIGINT, then drain it: ``/readyz`` fails first, running requests finish."""
 
+import argparse
 import asyncio
 import contextlib
 import gc
 import resource
 import signal
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 
+from common import worker_metrics
 from common.middleware import malformed_http
-from common.settings import ServiceSettings, refuse_setting
-from common.telemetry import log
+from common.settings import S, ServiceSettings, read_settings, refuse_port
+from common.telemetry import configure_logging, log
 from common.web import DRAINING
+from common.workers import NUMBER_FLAG, supervise
 
 # Longer than the keep-alive of usual proxies (60 s), which must be the side that closes.
 _KEEPALIVE_S = 75.0
+# For the requests that are on their way over a connection of ours when the port closes.
+_LAST_REQUESTS_S = 0.1
 
 
-def run(app: web.Application, settings: ServiceSettings) -> None:
-    """Serve ``app`` on the address of ``settings`` until a signal ends the process."""
+def main(service: str, settings_class: type[S], make_app: Callable[[S], web.Application]) -> None:
+    """``python -m order_service``: serve until a signal ends the process, or supervise the workers that serve."""
+    flags = _read_flags(service)
+    settings = read_settings(settings_class, **({"workers": flags.workers} if flags.workers is not None else {}))
+    worker: int | None = flags.worker_number
+    configure_logging(service, settings.log_level, worker)
+    if settings.workers > 1 and worker is None:
+        raise SystemExit(supervise(settings))
+    if worker is not None:
+        worker_metrics.share_as(worker)
     raise_open_files_limit()
     # Young objects here live for one request; scanning them after every 700 allocations only costs time.
     gc.set_threshold(10_000, 20, 50)
-    asyncio.run(_serve(app, settings))
+    asyncio.run(_serve(make_app(settings), settings, is_worker=worker is not None))
 
 
-async def _serve(app: web.Application, settings: ServiceSettings) -> None:
+def _read_flags(service: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {service}_service",
+        description=f"Run the {service} service. Its settings are environment variables; the README lists them.",
+        allow_abbrev=False,
+    )
+    variable = f"{service.upper()}_WORKERS"
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help=f"processes that share the port; {variable} if it is not given"
+    )
+    parser.add_argument(NUMBER_FLAG, type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+async def _serve(app: web.Application, settings: ServiceSettings, *, is_worker: bool) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    if is_worker:
+        _stop_with_the_supervisor(stopped)
 
     runner = _Runner(app, access_log=None, keepalive_timeout=_KEEPALIVE_S, shutdown_timeout=settings.drain_timeout_s)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, settings.host, settings.port, backlog=2048, reuse_address=True)
+        site = web.TCPSite(runner, settings.host, settings.port, backlog=2048, reuse_address=True, reuse_port=is_worker)
         try:
             await site.start()
         except OSError as error:
-            refuse_setting(settings, "port", f"{settings.host}:{settings.port} cannot be used: {error.strerror}")
+            refuse_port(settings, error)
         log.info("started", host=settings.host, port=settings.port)
         await stopped.wait()
         log.info("draining")
         app[DRAINING].set()
         await asyncio.sleep(settings.drain_delay_s)
+        await site.stop()
+        await asyncio.sleep(_LAST_REQUESTS_S)
     finally:
         await runner.cleanup()
     log.info("stopped")
+
+
+def _stop_with_the_supervisor(stopped: asyncio.Event) -> None:
+    """Standard input of a worker is a pipe into which nobody writes; it ends when the supervisor does."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        loop.remove_reader(sys.stdin)
+        stopped.set()
+
+    loop.add_reader(sys.stdin, stop)
 
 
 class _RequestHandler(web.RequestHandler):

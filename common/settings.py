@@ -1,7 +1,7 @@
 """Settings from environment variables, and nothing else: what every service needs."""
 
 import sys
-from typing import Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -22,9 +22,12 @@ class ServiceSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(ge=0, le=65535, description="port to listen on")
+    workers: int = Field(
+        1, ge=1, le=256, description="processes that share the port; pools, batches and limits are those of each"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level to log")
 
-    pool_size_max: int = Field(16, ge=1, le=1024, description="database connections at the most")
+    pool_size_max: int = Field(16, ge=1, le=1024, description="database connections at the most, of each worker")
     pool_wait_s: float = Field(
         10.0, gt=0, description="seconds a request waits for a database connection before it gets 503"
     )
@@ -63,13 +66,13 @@ class ServiceSettings(BaseSettings):
         return url
 
 
-def read_settings(settings_class: type[S]) -> S:
+def read_settings(settings_class: type[S], **given: Any) -> S:
     """Read a service's settings, or end the process with one line for each variable that is wrong.
 
-    Values are never printed: they may be secrets.
+    What is ``given`` takes precedence over its variable. Values are never printed: they may be secrets.
     """
     try:
-        return settings_class()
+        return settings_class(**given)
     except ValidationError as error:
         for mistake in error.errors(include_input=False, include_url=False, include_context=False):
             problem = "is not set" if mistake["type"] == "missing" else mistake["msg"].removeprefix("Value error, ")
@@ -81,6 +84,11 @@ def refuse_setting(settings: ServiceSettings, field: str, problem: str) -> NoRet
     """End the process as :func:`read_settings` does, over a value that only turned out to be wrong when it was used."""
     _complain(type(settings), field, problem)
     raise SystemExit(2)
+
+
+def refuse_port(settings: ServiceSettings, error: OSError) -> NoReturn:
+    """End the process because it cannot listen on its address."""
+    refuse_setting(settings, "port", f"{settings.host}:{settings.port} cannot be used: {error.strerror}")
 
 
 def _complain(settings_class: type[ServiceSettings], field: str, problem: str) -> None:

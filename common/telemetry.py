@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import structlog
 from prometheus_client import (
@@ -19,7 +20,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as METRICS_CONTENT_TYPE
 from prometheus_client.exposition import generate_latest
 
-from common import context
+from common import context, worker_metrics
 
 __all__ = ["METRICS_CONTENT_TYPE", "Metrics", "bind_orders", "configure_logging", "log"]
 
@@ -37,11 +38,12 @@ _TO_JSON = structlog.processors.JSONRenderer(serializer=lambda event, **_: _ENCO
 _LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
-def configure_logging(service: str, level: str) -> None:
+def configure_logging(service: str, level: str, worker: int | None = None) -> None:
     """Write one JSON object a line to standard output, our own events and the libraries' alike."""
+    origin = {"service": service} | ({} if worker is None else {"worker": worker})
 
     def add_context(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        event["service"] = service
+        event.update(origin)
         request_id = context.request_id.get()
         if request_id is not None:
             event.setdefault("request_id", request_id)
@@ -83,14 +85,18 @@ def bind_orders(*order_ids: str | None) -> None:
 
 
 class Metrics:
-    """The metrics that every service has; a service adds its own to ``registry``."""
+    """The metrics that every service has; a service adds its own to ``registry``.
 
-    def __init__(self, service: str) -> None:
+    Of several ``workers`` each answers for all; a gauge says by its ``multiprocess_mode`` what that is.
+    """
+
+    def __init__(self, service: str, workers: int = 1) -> None:
+        self._workers = workers
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        Gauge("vv_service_info", "1, labelled with the service", ["service"], registry=self.registry).labels(
-            service
-        ).set(1)
+        gauge = partial(Gauge, registry=self.registry)
+        info = gauge("vv_service_info", "1, labelled with the service", ["service"], multiprocess_mode="livemax")
+        info.labels(service).set(1)
         self.requests = Counter(
             "vv_http_requests",
             "HTTP requests by method, route template and status",
@@ -104,12 +110,9 @@ class Metrics:
             buckets=_LATENCY_BUCKETS_S,
             registry=self.registry,
         )
-        self.in_flight = Gauge("vv_http_requests_in_flight", "Requests being answered now", registry=self.registry)
-        self.pool_in_use = Gauge(
-            "vv_db_pool_connections_in_use",
-            "Database connections taken from the pool",
-            registry=self.registry,
-        )
+        held = partial(gauge, multiprocess_mode="livesum")
+        self.in_flight = held("vv_http_requests_in_flight", "Requests being answered now")
+        self.pool_in_use = held("vv_db_pool_connections_in_use", "Database connections taken from the pool")
         self.pool_wait = Histogram(
             "vv_db_pool_wait_seconds",
             "Time spent waiting for a database connection",
@@ -136,9 +139,7 @@ class Metrics:
             buckets=_LATENCY_BUCKETS_S,
             registry=self.registry,
         )
-        self.batches_in_flight = Gauge(
-            "vv_batches_in_flight", "Batches on their way now", ["batcher"], registry=self.registry
-        )
+        self.batches_in_flight = held("vv_batches_in_flight", "Batches on their way now", ["batcher"])
         self.recovered = Counter(
             "vv_recovery_items",
             "What recovery took up after its lease ran out, by the state in which it left it",
@@ -155,4 +156,4 @@ class Metrics:
             histogram.observe(time.perf_counter() - started)
 
     def exposition(self) -> bytes:
-        return generate_latest(self.registry)
+        return generate_latest(self.registry) if self._workers == 1 else worker_metrics.exposition_of_all()

@@ -101,15 +101,16 @@ def make_app(
     ``why_not_ready`` answers ``/readyz``: ``None`` when the service can work, else a sentence. ``lifespan``
     opens on start what the use cases need, and closes it after the last request.
     """
+    draining = asyncio.Event()
     app = web.Application(
         middlewares=[
-            middleware.observe(metrics),
+            middleware.observe(metrics, draining),
             middleware.answer_errors,
             middleware.limit_in_flight(requests_in_flight_max),
         ],
         client_max_size=BATCH_BODY_BYTES_MAX,
     )
-    app[DRAINING] = asyncio.Event()
+    app[DRAINING] = draining
     app[METRICS] = metrics
     for route in routes:
         app.router.add_route(route.method, route.path, _as_aiohttp_handler(route))

@@ -83,7 +83,7 @@ def routes(handlers: Handlers) -> list[Route]:
 
 
 def make_app(settings: Settings) -> web.Application:
-    metrics = Metrics("inventory")
+    metrics = Metrics("inventory", settings.workers)
     database = Database.from_settings(settings, metrics)
     stock = Stock(database)
     decreases: Decreases = Batcher("decreases", stock.decrease, settings, metrics)

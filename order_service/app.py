@@ -69,7 +69,7 @@ def routes(handlers: Handlers) -> list[Route]:
 
 
 def make_app(settings: Settings) -> web.Application:
-    metrics = Metrics("order")
+    metrics = Metrics("order", settings.workers)
     order_metrics = OrderMetrics(metrics.registry)
     database = Database.from_settings(settings, metrics)
     inventory = AsyncInventoryClient(settings.inventory_url, timeout_s=settings.call_timeout_s)

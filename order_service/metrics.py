@@ -18,7 +18,12 @@ class OrderMetrics:
         transitions = Counter("vv_order_transitions", "Orders that reached a status", ["status"], registry=registry)
         self._transitions = {status: transitions.labels(status) for status in OrderStatus}
         self._unfinished = Gauge(
-            "vv_orders_unfinished", "Orders that are not final yet, by status", ["status"], registry=registry
+            "vv_orders_unfinished",
+            "Orders that are not final yet, by status",
+            ["status"],
+            registry=registry,
+            # Every worker counts all of them.
+            multiprocess_mode="livemostrecent",
         )
 
     def count(self, status: OrderStatus) -> None:

@@ -64,13 +64,14 @@ def routes(handlers: Handlers) -> list[Route]:
 
 
 def make_app(settings: Settings) -> web.Application:
-    metrics = Metrics("payment")
+    metrics = Metrics("payment", settings.workers)
     database = Database.from_settings(settings, metrics)
     gateway = SandboxGateway(database, settings, metrics)
     payments = Payments(database, settings.lease_s)
     batches = Batches(
         open=Batcher("open", payments.open, settings, metrics),
         move=Batcher("move", payments.move, settings, metrics),
+        look=Batcher("look", payments.look, settings, metrics),
     )
     charges = Charges(payments, batches, gateway, settings, crash_points(settings.crash_point))
     recovery = make_recovery(database, charges, metrics, lease_s=settings.lease_s)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -23,6 +24,9 @@ from payment_service.settings import Settings
 
 T = TypeVar("T")
 
+# How often, in seconds, payments are looked at that another process drives.
+_LOOK_EVERY_S = 0.05
+
 
 class StillUnknown(Exception):
     """The gateway has not said yet what became of it; ``looks`` is how often it said that it knows of no charge."""
@@ -34,14 +38,15 @@ class StillUnknown(Exception):
 
 @dataclass(frozen=True)
 class Batches:
-    """The transactions that payments share with each other."""
+    """The transactions and looks that payments share with each other."""
 
     open: Batcher[NewPayment, PaymentRow]
     move: Batcher[Move, PaymentRow]
+    look: Batcher[str, PaymentRow | None]
 
     async def drain(self) -> None:
-        await self.open.drain()
-        await self.move.drain()
+        for batcher in (self.open, self.move, self.look):
+            await batcher.drain()
 
 
 class Charges:
@@ -54,6 +59,7 @@ class Charges:
         self._settings = settings
         self._reached = reached
         self._drivers: dict[str, asyncio.Task[PaymentRow]] = {}
+        self._watchers: set[asyncio.Task[PaymentRow]] = set()
         self._steps: dict[PaymentStatus, Callable[[PaymentRow], Awaitable[Move]]] = {
             PaymentStatus.PENDING: self._charge,
             PaymentStatus.CANCELLING: self._settle_cancelled,
@@ -75,12 +81,31 @@ class Charges:
         return [_outcome(item, driver, payment) for item, driver, payment in zip(items, drivers, opened, strict=True)]
 
     def _driver(self, new: NewPayment, payment: PaymentRow | ServiceError) -> "asyncio.Task[PaymentRow] | None":
-        """The task that drives this payment, started if it is new; none if nobody here does."""
+        """The task that drives this payment, started if it is new, or one that waits for another process to do so."""
         if isinstance(payment, PaymentRow) and payment.payment_id == new.payment_id:
             driver = asyncio.create_task(self.advance(payment))
             self._drivers[new.order_id] = driver
             driver.add_done_callback(lambda _: self._drivers.pop(new.order_id))
-        return self._drivers.get(new.order_id)
+        here = self._drivers.get(new.order_id)
+        if here is None and isinstance(payment, PaymentRow) and payment.status is PaymentStatus.PENDING:
+            here = asyncio.create_task(self._watch(payment))
+            self._watchers.add(here)
+            here.add_done_callback(self._watchers.discard)
+        return here
+
+    async def _watch(self, payment: PaymentRow) -> PaymentRow:
+        """Wait until the process that drives the payment is done with it; what it has made of it by then."""
+        # The caller is to hear that nobody knows yet before he gives up by himself.
+        within_s = 0.9 * context.seconds_left(self._settings.gateway_timeout_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while True:
+                    left = await self._batches.look.submit(payment.order_id)
+                    if left is not None:
+                        return left
+                    # On the stroke of the clock, so that all who wait look together, with one query.
+                    await asyncio.sleep(_LOOK_EVERY_S - time.monotonic() % _LOOK_EVERY_S)
+        return payment
 
     async def _wait(self, drivers: "set[asyncio.Task[PaymentRow]]") -> None:
         if drivers:
@@ -90,8 +115,8 @@ class Charges:
 
     async def drain(self) -> None:
         """Wait for the charges that go on after their request was answered."""
-        while self._drivers:
-            await asyncio.wait(self._drivers.values())
+        while going_on := {*self._drivers.values(), *self._watchers}:
+            await asyncio.wait(going_on)
 
     async def refund(self, wanted: RefundPayment) -> Payment:
         """Give money back, once per request_id. The payment is ``refunding`` while nobody knows.
@@ -209,7 +234,7 @@ class Charges:
 def _outcome(
     wanted: CreatePayment, driver: "asyncio.Task[PaymentRow] | None", payment: PaymentRow | ServiceError
 ) -> Payment | ServiceError:
-    """What the driver made of the payment, or how it was found if there is none or it is still at work."""
+    """What its driver made of the payment, or how it was found if nobody drives it or he is still at work."""
     if driver is not None and driver.done():
         payment = as_outcome(driver.exception() or driver.result())
     return payment if isinstance(payment, ServiceError) else domain.answer(wanted, payment)

@@ -46,6 +46,11 @@ class Payments:
         """Write transitions with their events. Outcomes: the payment as it is now, or LostRace."""
         return await self._database.transaction(partial(_move, moves=moves, lease_s=self._lease_s))
 
+    async def look(self, order_ids: Sequence[str]) -> list[PaymentRow | None]:
+        """Look at payments from afar. Outcomes: the payment, or None while its first driver is still at work."""
+        left = await self._database.read(partial(queries.get_left, order_ids=order_ids, lease_s=self._lease_s))
+        return [left.get(order_id) for order_id in order_ids]
+
     async def begin_refund(self, wanted: RefundPayment) -> Begun:
         """Promise money back, once per request_id.
 

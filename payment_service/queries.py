@@ -58,6 +58,19 @@ async def get_payments(tx: Transaction, order_ids: Collection[str]) -> dict[str,
     return {payment.order_id: payment for payment in map(_payment, rows)}
 
 
+async def get_left(tx: Transaction, order_ids: Collection[str], lease_s: float) -> dict[str, PaymentRow]:
+    """Those of the payments that their first driver has left: moved on, put off, or lost with its lease.
+
+    Only while it is at work the lease is the one with which the payment was written.
+    """
+    rows = await tx.fetch_all(
+        f"SELECT {_COLUMNS} FROM payments WHERE order_id IN %s AND NOT (status = %s AND attempts = 0 "
+        "AND lease_until = created_at + INTERVAL %s MICROSECOND AND lease_until > NOW(6))",
+        (list(order_ids), PaymentStatus.PENDING, _microseconds(lease_s)),
+    )
+    return {payment.order_id: payment for payment in map(_payment, rows)}
+
+
 async def lock_payments(tx: Transaction, order_ids: Collection[str]) -> dict[str, PaymentRow]:
     rows = await tx.fetch_all(
         f"SELECT {_COLUMNS} FROM payments WHERE order_id IN %s ORDER BY order_id FOR UPDATE", (sorted(order_ids),)

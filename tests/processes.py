@@ -48,7 +48,7 @@ class ServiceProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         self.is_as_usual = True
-        self._environment = {**environment, f"{name.upper()}_PORT": str(self.port)}
+        self.environment = {**environment, f"{name.upper()}_PORT": str(self.port)}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -62,7 +62,7 @@ class ServiceProcess:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", f"{self.name}_service"],
-                env={**os.environ, **self._environment, **settings},
+                env={**os.environ, **self.environment, **settings},
                 stdout=log,
                 stderr=log,
             )
@@ -97,10 +97,11 @@ class ServiceProcess:
 
 
 class Services:
-    """The three services, wired to each other and to the databases of a stack."""
+    """The three services, wired to each other and to the databases of a stack, with further ``settings`` if any."""
 
-    def __init__(self, database_urls: Mapping[str, str], folder: Path) -> None:
-        environment = {f"{name.upper()}_DATABASE_URL": url for name, url in database_urls.items()} | FAST_RECOVERY
+    def __init__(self, database_urls: Mapping[str, str], folder: Path, **settings: str) -> None:
+        environment = {f"{name.upper()}_DATABASE_URL": url for name, url in database_urls.items()}
+        environment |= FAST_RECOVERY | settings
         self.inventory = ServiceProcess("inventory", environment, folder / "inventory.log")
         self.payment = ServiceProcess("payment", environment, folder / "payment.log")
         environment |= {"ORDER_INVENTORY_URL": self.inventory.url, "ORDER_PAYMENT_URL": self.payment.url}

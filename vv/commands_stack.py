@@ -35,8 +35,15 @@ port_offset_option = click.option(
 @click.command()
 @data_dir_option
 @port_offset_option
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    envvar="VV_WORKERS",
+    show_envvar=True,
+    help="Processes of each service.  [default: ORDER_WORKERS and so on, or 1]",
+)
 @json_option
-def up(data_dir: Path, port_offset: int, as_json: bool) -> None:
+def up(data_dir: Path, port_offset: int, workers: int | None, as_json: bool) -> None:
     """Run the whole stack in the foreground until Ctrl-C.
 
     Starts a private MariaDB in the data folder, installing the Debian package mariadb-server-core if there is none
@@ -50,11 +57,11 @@ def up(data_dir: Path, port_offset: int, as_json: bool) -> None:
 
     Exit code: 0 stopped as asked, 2 wrong usage, 3 something needed is not there.
     """
-    asyncio.run(_up(data_dir, port_offset, as_json))
+    asyncio.run(_up(data_dir, port_offset, workers, as_json))
 
 
-async def _up(data_dir: Path, port_offset: int, as_json: bool) -> None:
-    stack = Stack(data_dir, port_offset, say=say_aside if as_json else say)
+async def _up(data_dir: Path, port_offset: int, workers: int | None, as_json: bool) -> None:
+    stack = Stack(data_dir, port_offset, workers=workers, say=say_aside if as_json else say)
 
     async def until_interrupted() -> None:
         show(stack_file.read(stack.data_dir), _welcome(stack), as_json=as_json)

@@ -75,10 +75,13 @@ class Child:
         return await self._process.wait()
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, unless the process has ended or was never started."""
+        """Send a signal, unless the process has ended or was never started. SIGKILL takes its workers along."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                if number is signal.SIGKILL:
+                    os.killpg(self._process.pid, number)
+                else:
+                    self._process.send_signal(number)
 
     def last_lines(self, count: int = 15) -> str:
         """What it wrote last, of this run only."""

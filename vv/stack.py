@@ -44,6 +44,7 @@ class Stack:
 
     :param data_dir: the data folder; created when it is not there
     :param port_offset: what to add to every port, so that several stacks can run side by side
+    :param workers: the processes of each service; by default what its settings say
     :param environment: settings for the services, and databases of one's own; this process's by default
     :param say: takes a line about each thing that happens
     """
@@ -53,6 +54,7 @@ class Stack:
         data_dir: Path,
         port_offset: int = 0,
         *,
+        workers: int | None = None,
         environment: Mapping[str, str] = os.environ,
         say: Say = say,
     ) -> None:
@@ -61,6 +63,7 @@ class Stack:
         self.urls = {service: f"http://127.0.0.1:{port + port_offset}" for service, port in PORTS.items()}
         self._ports = {service: port + port_offset for service, port in PORTS.items()}
         self._database_port = DATABASE_PORT + port_offset
+        self._workers = workers
         self._environment = environment
         self.say = say
         self._mariadb: Mariadb | None = None
@@ -169,6 +172,7 @@ class Stack:
         return {
             **inherited,
             **(neighbours if service == "order" else {}),
+            **({f"{prefix}_WORKERS": str(self._workers)} if self._workers else {}),
             f"{prefix}_DATABASE_URL": database_url,
             f"{prefix}_HOST": "127.0.0.1",
             f"{prefix}_PORT": str(self._ports[service]),

@@ -132,6 +132,41 @@ def test_kill_9_of_vv_leaves_no_process_behind(up: Up) -> None:
     asyncio.run(_order_something(up.start()))
 
 
+def test_workers_come_back_with_their_service_and_end_with_the_stack(up: Up) -> None:
+    """``--workers`` is passed on to each service; a supervisor killed with -9 is replaced, its workers, too."""
+    stack = up.start(VV_WORKERS="2")
+    before = {service: workers_of(stack["pids"][service]) for service in SERVICES}
+    assert [len(workers) for workers in before.values()] == [2, 2, 2]
+    for service in SERVICES:
+        os.kill(stack["pids"][service], signal.SIGKILL)
+    wait_until(lambda: not any(is_alive(pid) for workers in before.values() for pid in workers))
+    wait_until(lambda: all(len(workers_of((up.stack() or stack)["pids"][service])) == 2 for service in SERVICES))
+
+    after = up.stack()
+    assert after is not None
+    asyncio.run(_order_something(after))
+    workers = [pid for service in SERVICES for pid in workers_of(after["pids"][service])]
+    assert up.end() == 0
+    assert not any(map(is_alive, workers))
+
+
+def test_a_second_ctrl_c_ends_workers_that_still_drain(up: Up) -> None:
+    """Not their supervisor alone."""
+    stack = up.start(VV_WORKERS="2", ORDER_DRAIN_DELAY_S="60")
+    workers = workers_of(stack["pids"]["order"])
+    up.process.send_signal(signal.SIGINT)
+    wait_until(lambda: '"draining"' in (up.folder / "logs" / "order.log").read_text())
+    assert up.end() == 0
+    assert not any(map(is_alive, workers))
+
+
+def workers_of(supervisor: int) -> list[int]:
+    try:
+        return [int(pid) for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
 def test_a_folder_belongs_to_one_stack(up: Up) -> None:
     """A second ``vv up`` on the same folder is refused with a sentence, and the first goes on."""
     up.start()
