@@ -13,7 +13,7 @@ from common import context
 from common.background import CrashPoints
 from common.batching import Batcher, as_outcome
 from common.contracts.payments import CreatePayment, Payment, PaymentStatus, RefundPayment
-from common.errors import ServiceError
+from common.errors import ServiceError, unwrap
 from common.recovery import backoff_s
 from common.telemetry import log
 from payment_service import domain
@@ -66,18 +66,29 @@ class Charges:
             PaymentStatus.REFUNDING: self._refund,
         }
 
-    async def charge(self, items: Sequence[CreatePayment]) -> list[Payment | ServiceError]:
-        """Charge each order once. Outcomes: the payment (``pending`` while nobody knows), or PaymentDeclined,
-        PaymentCancelled, IdempotencyMismatch.
+    async def charge(self, item: CreatePayment) -> Payment:
+        """Charge an order, once. The payment is ``pending`` if nobody knows by the time that its caller has to leave.
 
-        Waits for the gateway, but once the first outcome is there not much longer for the others: a straggler is
-        answered as pending and goes on; whoever asks for it again waits for it alone.
+        Raises PaymentDeclined, PaymentCancelled, IdempotencyMismatch.
         """
+        [outcome] = await self._charge_all([item], self._settings.gateway_timeout_s)
+        return unwrap(outcome)
+
+    async def charge_batch(self, items: Sequence[CreatePayment]) -> list[Payment | ServiceError]:
+        """Charge each order once. Outcomes as of :meth:`charge`.
+
+        The batch waits ``first_wait_s`` for its first outcome, and then not much longer for the others: a straggler
+        is answered as pending and goes on; whoever asks for it again waits for it alone.
+        """
+        return await self._charge_all(items, self._settings.first_wait_s)
+
+    async def _charge_all(self, items: Sequence[CreatePayment], within_s: float) -> list[Payment | ServiceError]:
         new = [NewPayment(str(uuid7()), item) for item in items]
         opened = await self._batches.open.submit_all(new)
         self._reached("charge_opened")
         drivers = [self._driver(own, payment) for own, payment in zip(new, opened, strict=True)]
-        await self._wait({driver for driver in drivers if driver is not None})
+        # The caller is to hear that nobody knows yet before he gives up by himself.
+        await self._wait({driver for driver in drivers if driver is not None}, 0.9 * context.seconds_left(within_s))
         return [_outcome(item, driver, payment) for item, driver, payment in zip(items, drivers, opened, strict=True)]
 
     def _driver(self, new: NewPayment, payment: PaymentRow | ServiceError) -> "asyncio.Task[PaymentRow] | None":
@@ -107,10 +118,10 @@ class Charges:
                     await asyncio.sleep(_LOOK_EVERY_S - time.monotonic() % _LOOK_EVERY_S)
         return payment
 
-    async def _wait(self, drivers: "set[asyncio.Task[PaymentRow]]") -> None:
+    async def _wait(self, drivers: "set[asyncio.Task[PaymentRow]]", within_s: float) -> None:
         if drivers:
-            _, slow = await asyncio.wait(drivers, return_when=asyncio.FIRST_COMPLETED)
-            if slow:
+            done, slow = await asyncio.wait(drivers, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+            if done and slow:
                 await asyncio.wait(slow, timeout=self._settings.straggler_wait_s)
 
     async def drain(self) -> None:

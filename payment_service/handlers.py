@@ -9,7 +9,6 @@ from common.contracts.payments import (
     PaymentStatus,
     RefundPayment,
 )
-from common.errors import unwrap
 from common.telemetry import bind_orders
 from common.web import Call, Reply, batch_reply
 from payment_service.charges import Charges
@@ -24,13 +23,12 @@ class Handlers:
 
     async def create(self, call: Call[CreatePayment, None, None]) -> Reply:
         bind_orders(call.body.order_id)
-        [outcome] = await self._charges.charge([call.body])
-        payment = unwrap(outcome)
+        payment = await self._charges.charge(call.body)
         return Reply(_status_of_charge(payment), payment)
 
     async def create_batch(self, call: Call[CreatePaymentBatch, None, None]) -> Reply:
         bind_orders(*(item.order_id for item in call.body.items))
-        return batch_reply(await self._charges.charge(call.body.items), _status_of_charge)
+        return batch_reply(await self._charges.charge_batch(call.body.items), _status_of_charge)
 
     async def get(self, call: Call[None, PaymentQuery, None]) -> Reply:
         return Reply(200, (await self._payments.get(call.query.order_id)).to_contract())

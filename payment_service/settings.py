@@ -14,6 +14,7 @@ class Settings(ServiceSettings):
     gateway_timeout_s: float = Field(
         8.0, gt=0, description="seconds after which the outcome of a call to the gateway counts as unknown"
     )
+    first_wait_s: float = Field(1.0, gt=0, description="seconds that a batch of charges waits for its first outcome")
     straggler_wait_s: float = Field(
         0.1, ge=0, description="seconds that a batch of charges waits for the others once the first is done"
     )

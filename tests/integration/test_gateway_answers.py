@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from common.background import crash_points
 from common.batching import Batcher
-from common.contracts.payments import CreatePayment, Payment, PaymentStatus, RefundPayment
+from common.contracts.payments import CreatePayment, PaymentStatus, RefundPayment
 from common.database import Database
 from common.telemetry import Metrics
 from payment_service.charges import Batches, Charges
@@ -65,14 +65,14 @@ class Till:
         batches = Batches(
             open=Batcher("open", self.payments.open, settings, metrics),
             move=Batcher("move", self.payments.move, settings, metrics),
+            look=Batcher("look", self.payments.look, settings, metrics),
         )
         self.charges = Charges(self.payments, batches, gateway, settings, crash_points(None))
         self.recovery = make_recovery(database, self.charges, metrics, lease_s=settings.lease_s)
         self.order_id = str(uuid4())
 
     async def charge(self) -> None:
-        [outcome] = await self.charges.charge([CreatePayment(order_id=self.order_id, amount=700)])
-        assert isinstance(outcome, Payment), outcome
+        await self.charges.charge(CreatePayment(order_id=self.order_id, amount=700))
 
     async def recover(self, *, until: set[PaymentStatus]) -> PaymentStatus:
         async with asyncio.timeout(5):
