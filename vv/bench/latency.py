@@ -1,26 +1,32 @@
 """Latencies as a histogram: microseconds -> how often they were seen."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 Histogram = Mapping[int, int]
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 
-def uncorrected(histogram: Histogram, requests: int, connections: int, duration_us: int) -> Counter[int]:
+def histogram(numbers: Iterable[int]) -> Counter[int]:
+    """Out of the numbers of a script: a latency, how often, the next latency, …"""
+    each = iter(numbers)
+    return Counter(dict(zip(each, each, strict=True)))
+
+
+def uncorrected(said: Histogram, requests: int, connections: int, duration_us: int) -> Counter[int]:
     """What was measured, out of the histogram of wrk 4, which adds latencies that it believes to have missed.
 
     For each latency of at least twice the mean interval between the requests of a connection wrk adds, at the end of a
     run, further ones an interval apart. That can be undone exactly: from above, for they are added below only.
     """
-    if sum(histogram.values()) == requests or requests < connections:
-        return Counter(histogram)
+    if sum(said.values()) == requests or requests < connections:
+        return Counter(said)
     interval = duration_us // (requests // connections)
     added: Counter[int] = Counter()
     measured: Counter[int] = Counter()
-    for latency in sorted(histogram, reverse=True):
-        times = histogram[latency] - added[latency]
+    for latency in sorted(said, reverse=True):
+        times = said[latency] - added[latency]
         if times == 0:
             continue
         measured[latency] = times
@@ -30,7 +36,7 @@ def uncorrected(histogram: Histogram, requests: int, connections: int, duration_
     return measured
 
 
-def merged(histograms: list[Histogram]) -> Counter[int]:
+def merged(histograms: Iterable[Histogram]) -> Counter[int]:
     """All that several histograms have."""
     total: Counter[int] = Counter()
     for histogram in histograms:

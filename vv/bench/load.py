@@ -8,7 +8,7 @@ import resource
 import subprocess
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from vv.errors import Unavailable
 
 # wrk counts a reply that takes longer as an error; our own server answers within ten seconds whatever happens.
 _REPLY_WITHIN_S = 30
+# In an open loop: before the first order is due, and after the last one.
+_CONNECTED_WITHIN_S = 1
+_DRAINED_WITHIN_S = 2
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,24 @@ class Orders:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a load. ``latencies`` is a histogram in microseconds, ``cpu_s`` what wrk itself needed."""
+    """What came of a load.
+
+    :param replies: how many orders were answered, errors included
+    :param seconds: how long orders were sent
+    :param errors: how many of which kind; only kinds that there were
+    :param latencies: microseconds to a reply -> how often
+    :param cpu_s: what wrk itself needed
+    :param planned: how many orders were due, in an open loop
+    :param lateness: microseconds between when an order was due and when it was sent -> how often
+    """
 
     replies: int
     seconds: float
     errors: Mapping[str, int]
     latencies: Counter[int]
     cpu_s: float
-
-    @property
-    def per_second(self) -> float:
-        return self.replies / self.seconds
+    planned: int | None = None
+    lateness: Counter[int] = field(default_factory=Counter)
 
 
 class Wrk:
@@ -64,19 +74,25 @@ class Wrk:
         self._program = program
         self._folder = folder
 
-    async def run(self, url: str, orders: Orders, *, connections: int, seconds: int) -> Result:
+    async def run(
+        self, url: str, orders: Orders, *, connections: int, seconds: int, rate: float | None = None
+    ) -> Result:
         """Post orders over ``connections``, each of which sends the next one when it has the reply.
 
+        With a ``rate``, so many orders a second on the average, at random, whether there are replies or not.
         Raises Unavailable when wrk fails.
         """
+        duration = seconds if rate is None else seconds + _CONNECTED_WITHIN_S + _DRAINED_WITHIN_S
         command = [
-            *(str(self._program), "-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={_REPLY_WITHIN_S}s"),
-            *("-s", str(Path(__file__).with_name("orders.lua")), url, "--"),
+            *(str(self._program), "-t1", f"-c{connections}", f"-d{duration}s", f"--timeout={_REPLY_WITHIN_S}s"),
+            *("-s", str(Path(__file__).with_name("orders.lua" if rate is None else "open.lua")), url, "--"),
             *(orders.run, orders.sku, str(orders.skus), str(orders.lines)),
+            *(() if rate is None else (str(rate), str(seconds), str(_CONNECTED_WITHIN_S))),
         ]
         before = _children_cpu_s()
-        output = await self._output_of(command)
-        return _read(output, connections, _children_cpu_s() - before)
+        said = _summary_in(await self._output_of(command))
+        result = _result(said, connections, _children_cpu_s() - before)
+        return result if rate is None else replace(result, seconds=float(seconds))
 
     async def _output_of(self, command: list[str]) -> str:
         running = await asyncio.create_subprocess_exec(
@@ -101,20 +117,26 @@ class Wrk:
         return text
 
 
-def _read(output: str, connections: int, cpu_s: float) -> Result:
+def _summary_in(output: str) -> dict[str, Any]:
     """Raises Unavailable when the script of the load failed."""
     line = next((line for line in output.splitlines() if line.startswith('{"requests"')), None)
     if line is None:
         raise Unavailable(f"wrk did not say how the load went. It said:\n{output.strip()}")
     said: dict[str, Any] = json.loads(line)
-    pairs = iter(said["histogram"])
-    histogram = dict(zip(pairs, pairs, strict=True))
+    return said
+
+
+def _result(said: Mapping[str, Any], connections: int, cpu_s: float) -> Result:
     return Result(
         replies=said["requests"],
         seconds=said["duration_us"] / 1e6,
         errors={kind: count for kind, count in said["errors"].items() if count},
-        latencies=latency.uncorrected(histogram, said["requests"], connections, said["duration_us"]),
+        latencies=latency.uncorrected(
+            latency.histogram(said["latencies"]), said["requests"], connections, said["duration_us"]
+        ),
         cpu_s=cpu_s,
+        planned=said.get("planned"),
+        lateness=latency.histogram(said.get("lateness", [])),
     )
 
 

@@ -6,7 +6,7 @@
 
 local USERS = 100000
 local head, run, sku, skus, lines
-local count = 0
+local requests = 0
 
 function init(args)
   run, sku, skus, lines = args[1], args[2], tonumber(args[3]), tonumber(args[4])
@@ -17,22 +17,26 @@ function init(args)
     "POST " .. wrk.path .. " HTTP/1.1",
     "Host: " .. wrk.host .. (wrk.port and ":" .. wrk.port or ""),
     "Content-Type: application/json",
-    "Content-Length: " .. #body(),
+    "Content-Length: " .. #body(0),
     "Idempotency-Key: " .. run .. "-",
   }, "\r\n")
 end
 
-function body()
-  local user = string.format('{"user_id":"%s-%06d",', run, math.random(0, USERS - 1))
+function user()
+  return math.random(0, USERS - 1)
+end
+
+function body(n)
+  local user_id = string.format('{"user_id":"%s-%06d",', run, n)
   if lines == 1 then
-    return user .. '"sku":"' .. name(math.random(0, skus - 1)) .. '","total_amount":1999}'
+    return user_id .. '"sku":"' .. name(math.random(0, skus - 1)) .. '","total_amount":1999}'
   end
   local items = {}
   local first, step = math.random(0, skus - 1), math.random(1, math.floor((skus - 1) / (lines - 1)))
   for n = 1, lines do
     items[n] = '{"sku":"' .. name((first + n * step) % skus) .. '","quantity":1}'
   end
-  return user .. '"items":[' .. table.concat(items, ",") .. '],"total_amount":1999}'
+  return user_id .. '"items":[' .. table.concat(items, ",") .. '],"total_amount":1999}'
 end
 
 function name(n)
@@ -40,19 +44,22 @@ function name(n)
 end
 
 function request()
-  count = count + 1
-  return string.format("%s%09d\r\n\r\n%s", head, count, body())
+  requests = requests + 1
+  return string.format("%s%09d\r\n\r\n%s", head, requests, body(user()))
 end
 
--- One line of JSON. The histogram comes as it is: pairs of a latency in microseconds and how often it was seen.
+-- One line of JSON. The latencies come as they are: pairs of a latency in microseconds and how often it was seen.
 function done(summary, latency)
+  print(summary_of(summary, '"latencies":[' .. histogram_of(latency) .. "]"))
+end
+
+function summary_of(summary, more)
   local errors = summary.errors
-  print(string.format(
-    '{"requests":%d,"duration_us":%d,"errors":{"connect":%d,"read":%d,"write":%d,"timeout":%d,"status":%d},'
-      .. '"histogram":[%s]}',
+  return string.format(
+    '{"requests":%d,"duration_us":%d,"errors":{"connect":%d,"read":%d,"write":%d,"timeout":%d,"status":%d},%s}',
     summary.requests, summary.duration,
-    errors.connect, errors.read, errors.write, errors.timeout, errors.status, histogram_of(latency)
-  ))
+    errors.connect, errors.read, errors.write, errors.timeout, errors.status, more
+  )
 end
 
 -- Through wrk's own structure: latency(n) begins at the first microsecond anew for each n, which takes seconds.

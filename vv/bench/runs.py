@@ -1,36 +1,30 @@
-"""One run: stock, load, and whether it adds up."""
+"""One run: stock, a warm-up, the load, and whether it adds up."""
 
-import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from common.clients import AsyncInventoryClient
-from common.errors import DatabaseUnavailable, ServiceError
-from vv.audit import audit
-from vv.audit_facts import first_order_id, open_books
-from vv.bench import latency, load, measure
-from vv.bench.plan import FLOOR, Measurement
-from vv.bench.stacks import Stacks
-from vv.bench.tally import settled_tally
-from vv.errors import Unavailable
+from vv.bench import latency, measure
+from vv.bench.load import Orders, Result, Wrk
+from vv.bench.plan import Measurement
+from vv.bench.targets import Target
 
 _WARM_UP_S = 1
-_UNITS = 1_000_000_000
-# Orders that were on their way when the load ended, the last ones being finished by recovery (a lease is 12 s).
-_SETTLED_WITHIN_S = 60.0
-_CREATIONS_AT_ONCE = 64
+# An open loop whose sender is later than that shows the sender, not the server.
+LATE_MS_MAX = 2.0
 
 
 @dataclass(frozen=True)
 class Run:
     """What a run showed.
 
-    :param per_second: replies a second, each of them a completed order that is in the books
-    :param latency_ms: quantiles and maximum of the time to a reply
-    :param cpu_ms: milliseconds of CPU an order, by process
+    :param replies: orders that were answered with success
+    :param latencies: microseconds to a reply -> how often
+    :param late_ms: how late orders were sent, the 99th percentile; None in a closed loop
+    :param rate: orders a second that were to be sent; None in a closed loop
+    :param cpu_s: seconds of CPU, by process
     :param memory_mb: the most resident memory, by process, in 10^6 bytes
     :param no_result: why the run counts for nothing; None if it counts
     """
@@ -40,105 +34,104 @@ class Run:
     started_at: datetime
     seconds: float
     replies: int
-    per_second: float
-    latency_ms: Mapping[str, float]
     latencies: Counter[int] = field(repr=False)
-    cpu_ms: Mapping[str, float]
+    late_ms: float | None
+    rate: float | None
+    cpu_s: Mapping[str, float]
     memory_mb: Mapping[str, float]
     no_result: str | None
 
+    @property
+    def per_second(self) -> float:
+        return self.replies / self.seconds
 
-class Bench:
-    """Runs measurements against stacks that are up."""
+    @property
+    def latency_ms(self) -> dict[str, float]:
+        return latency.summary_ms(self.latencies)
 
-    def __init__(self, stacks: Stacks, wrk: load.Wrk, seconds: int) -> None:
-        self._stacks = stacks
-        self._wrk = wrk
-        self._seconds = seconds
-
-    async def run(self, wanted: Measurement, round_number: int) -> Run:
-        """Warm up, load, count and audit. Raises Unavailable."""
-        started_at = datetime.now(UTC)
-        # Part of every name, so that no run meets what another one has left.
-        tag = secrets.token_hex(4)
-        warm_up = load.Orders(f"w{tag}", f"SKU-{tag}", wanted.skus, wanted.lines)
-        counted = load.Orders(f"r{tag}", f"SKU-{tag}", wanted.skus, wanted.lines)
-        if wanted.server != FLOOR:
-            await self._create_stock(wanted.server, counted)
-        url, pids = self._stacks.url(wanted.server), self._stacks.pids(wanted.server)
-        await self._wrk.run(url, warm_up, connections=wanted.clients, seconds=_WARM_UP_S)
-
-        for pid in pids.values():
-            measure.forget_peak_memory(pid)
-        before = _cpu_s(pids)
-        result = await self._wrk.run(url, counted, connections=wanted.clients, seconds=self._seconds)
-        used = {name: spent - before[name] for name, spent in _cpu_s(pids).items()} | {"wrk": result.cpu_s}
-        memory_mb = {name: measure.peak_memory_mb(pid) for name, pid in pids.items()}
-
-        no_result = _what_went_wrong(result) or (
-            await self._why_not_in_the_books(wanted, counted, result, started_at) if wanted.server != FLOOR else None
-        )
-        if no_result is None and self._stacks.pids(wanted.server) != pids:
-            no_result = "a process died and was started again"
-        return Run(
-            measurement=wanted.name,
-            round=round_number,
-            started_at=started_at,
-            seconds=result.seconds,
-            replies=result.replies,
-            per_second=result.per_second,
-            latency_ms=latency.summary_ms(result.latencies),
-            latencies=result.latencies,
-            cpu_ms={name: 1000 * spent / max(1, result.replies) for name, spent in used.items()},
-            memory_mb=memory_mb,
-            no_result=no_result,
-        )
-
-    async def _create_stock(self, stack: str, orders: load.Orders) -> None:
-        url = self._stacks.stacks[stack].urls["inventory"]
-        slots = asyncio.Semaphore(_CREATIONS_AT_ONCE)
-        try:
-            async with AsyncInventoryClient(url, timeout_s=60) as inventory:
-
-                async def create(sku: str) -> None:
-                    async with slots:
-                        await inventory.create(product_id="bench", sku=sku, quantity=_UNITS)
-
-                await asyncio.gather(*map(create, orders.sku_names))
-        except ServiceError as error:
-            raise Unavailable(f"The stock for a run could not be created: {error.detail}") from error
-
-    async def _why_not_in_the_books(
-        self, wanted: Measurement, counted: load.Orders, result: load.Result, started_at: datetime
-    ) -> str | None:
-        urls = self._stacks.databases(wanted.server).service_urls
-        try:
-            tally = await settled_tally(
-                urls["order"], counted.run, first_order_id(started_at), timeout_s=_SETTLED_WITHIN_S
-            )
-            if tally.completed != tally.orders:
-                return f"of {tally.orders} orders {tally.completed} were completed"
-            if tally.taken_up:
-                return f"{tally.taken_up} orders were finished by recovery, not by their request"
-            if not 0 <= tally.completed - result.replies <= wanted.clients:
-                return f"{result.replies} orders were answered, {tally.completed} are in the database"
-            async with open_books(urls, started_at) as books:
-                report = await audit(books)
-        except DatabaseUnavailable as error:
-            return f"the books could not be read: {error.detail}"
-        if report.violations:
-            first = report.violations[0]
-            return f"{len(report.violations)} violations in the books, first {first.invariant} of {first.subject}"
-        return None
+    @property
+    def cpu_ms(self) -> dict[str, float]:
+        """Milliseconds of CPU an order, by process."""
+        return {name: 1000 * spent / max(1, self.replies) for name, spent in self.cpu_s.items()}
 
 
-def _what_went_wrong(result: load.Result) -> str | None:
+async def make_run(
+    target: Target,
+    wrk: Wrk,
+    wanted: Measurement,
+    *,
+    number: int,
+    seconds: int,
+    rate: float | None,
+    sku: str | None = None,
+) -> Run:
+    """Run a measurement in round ``number``; at ``rate`` orders a second, or in a closed loop.
+
+    :param sku: the SKU to order, which is there already; by default one, or many, of the run's own
+
+    Raises Unavailable.
+    """
+    started_at = datetime.now(UTC)
+    # Part of every name, so that no run meets what another one has left.
+    tag = secrets.token_hex(4)
+    warm_up = Orders(f"w{tag}", sku or f"SKU-{tag}", wanted.skus, wanted.lines)
+    counted = replace(warm_up, run=f"r{tag}")
+    if sku is None:
+        await target.prepare(warm_up)
+    await wrk.run(target.url, warm_up, connections=wanted.clients, seconds=_WARM_UP_S, rate=rate)
+    await target.settle(warm_up, started_at)
+
+    pids = target.pids()
+    for pid in pids.values():
+        measure.forget_peak_memory(pid)
+    before = measure.cpu_s_of(pids)
+    result = await wrk.run(target.url, counted, connections=wanted.clients, seconds=seconds, rate=rate)
+    after = measure.cpu_s_of(pids)
+    memory_mb = measure.peak_memory_mb_of(pids)
+
+    no_result = _what_went_wrong(result) or await target.why_not(counted, result, started_at, wanted.clients)
+    if no_result is None and target.pids() != pids:
+        no_result = "a process died and was started again"
+    return Run(
+        measurement=wanted.name,
+        round=number,
+        started_at=started_at,
+        seconds=result.seconds,
+        replies=result.replies,
+        latencies=result.latencies,
+        late_ms=latency.quantile_ms(result.lateness, 0.99) if rate else None,
+        rate=rate,
+        cpu_s={name: after[name] - before[name] for name in pids} | {"wrk": result.cpu_s},
+        memory_mb=memory_mb,
+        no_result=no_result,
+    )
+
+
+def merged(slices: Sequence[Run]) -> Run:
+    """The slices of a run as one. One slice without a result leaves none."""
+    first = slices[0]
+    return replace(
+        first,
+        seconds=sum(one.seconds for one in slices),
+        replies=sum(one.replies for one in slices),
+        latencies=latency.merged([one.latencies for one in slices]),
+        cpu_s={name: sum(one.cpu_s[name] for one in slices) for name in first.cpu_s},
+        memory_mb={name: max(one.memory_mb[name] for one in slices) for name in first.memory_mb},
+        no_result=next((one.no_result for one in slices if one.no_result), None),
+    )
+
+
+def _what_went_wrong(result: Result) -> str | None:
     if result.errors:
-        return "not every order was answered with success: " + ", ".join(
-            f"{count} {kind} errors" for kind, count in result.errors.items()
-        )
-    return None if result.replies else "no order was answered"
-
-
-def _cpu_s(pids: Mapping[str, int]) -> dict[str, float]:
-    return {name: measure.cpu_s(pid) for name, pid in pids.items()}
+        kinds = ", ".join(f"{count} {kind} errors" for kind, count in result.errors.items())
+        return f"not every order was answered with success: {kinds}"
+    if result.replies == 0:
+        return "no order was answered"
+    if result.planned is None:
+        return None
+    if result.planned != result.replies:
+        return f"of {result.planned} orders {result.replies} were answered before the load ended"
+    late_ms = latency.quantile_ms(result.lateness, 0.99)
+    if late_ms > LATE_MS_MAX:
+        return f"the load generator was late, by {late_ms:.1f} ms at the 99th percentile"
+    return None

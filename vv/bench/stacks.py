@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -40,13 +41,15 @@ class Stacks:
     ) -> None:
         names = set(names)
         self.say = say
+        self._is_up = False
         self.folder = data_dir.absolute()
+        self.event_loop: str | None = None
         self.stacks = {
             name: Stack(
                 self.folder / name,
                 port_offset + n * PORT_STEP,
                 environment={**_inherited(environment), **settings},
-                say=lambda line, name=name: say(f"{name}: {line}"),  # type: ignore[misc]
+                say=partial(self._say_of, name),
             )
             for n, (name, settings) in enumerate(STACKS.items())
             if name in names
@@ -54,9 +57,7 @@ class Stacks:
         self._floor_port = _FLOOR_PORT + port_offset
         command = [sys.executable, "-m", "vv.bench.floor", str(self._floor_port)]
         self._floor = (
-            Child(FLOOR, command, environment, self.folder / FLOOR, self.folder / FLOOR / "floor.log")
-            if FLOOR in names
-            else None
+            Child(FLOOR, command, environment, self.folder, self.folder / "floor.log") if FLOOR in names else None
         )
 
     async def start(self) -> None:
@@ -66,6 +67,7 @@ class Stacks:
         if self._floor is not None:
             await self._floor.start()
             await self._floor_is_ready(self._floor)
+        self._is_up = True
 
     async def run(self) -> None:
         """Start again whatever dies, until cancelled. The run that it dies in adds up to nothing."""
@@ -87,17 +89,18 @@ class Stacks:
         for stack in self.stacks.values():
             stack.hurry()
 
-    def url(self, name: str) -> str:
-        """Where orders are posted."""
-        base = f"http://127.0.0.1:{self._floor_port}" if name == FLOOR else self.stacks[name].urls["order"]
-        return f"{base}/orders"
+    @property
+    def floor_url(self) -> str:
+        return f"http://127.0.0.1:{self._floor_port}/orders"
+
+    @property
+    def floor_pid(self) -> int:
+        assert self._floor is not None
+        assert self._floor.pid is not None
+        return self._floor.pid
 
     def pids(self, name: str) -> dict[str, int]:
-        """The processes of a server, by what they are."""
-        if name == FLOOR:
-            assert self._floor is not None
-            assert self._floor.pid is not None
-            return {FLOOR: self._floor.pid}
+        """The processes of a stack, by what they are. Raises Unavailable."""
         found = stack_file.read(self.stacks[name].data_dir)
         if found is None:
             raise Unavailable(f"The stack {name} is not up any more; its logs are in {self.stacks[name].logs_dir}.")
@@ -106,6 +109,11 @@ class Stacks:
     def databases(self, name: str) -> Databases:
         """The databases of a stack that is up."""
         return embedded(Mariadb(self.stacks[name].data_dir))
+
+    def _say_of(self, name: str, line: str) -> None:
+        # That a database is created and migrated is a matter of course; that something dies is not.
+        if self._is_up:
+            self.say(f"{name}: {line}")
 
     async def _floor_is_ready(self, floor: Child) -> None:
         deadline = time.monotonic() + _FLOOR_START_TIMEOUT_S
