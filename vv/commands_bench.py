@@ -20,11 +20,18 @@ from vv.bench.load import Wrk
 from vv.bench.plan import Measurement
 from vv.bench.report import Report
 from vv.bench.runs import Run, make_run
-from vv.bench.targets import Elsewhere
+from vv.bench.targets import Elsewhere, OwnStack
 from vv.errors import Refused, Unavailable
 from vv.foreground import while_up
 from vv.output import json_option, say_aside
 from vv.stack import PORT_OFFSET_MAX
+
+
+def _http_url(_: click.Context, option: click.Parameter, url: str | None) -> str | None:
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise click.BadParameter("it begins with http:// or https://.", param=option)
+    return url
+
 
 _NAMES = ", ".join(one.name for one in plan.MEASUREMENTS)
 
@@ -54,8 +61,10 @@ _NAMES = ", ".join(one.name for one in plan.MEASUREMENTS)
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Put the results into this page, between its markers, and a chart next to it.",
 )
-@click.option("--url", help="Put a load on this order service, rather than on stacks of our own.")
-@click.option("--inventory-url", help="With --url: create the stock there, and compare it with what was sold.")
+@click.option("--url", callback=_http_url, help="Put a load on this order service, not on stacks of our own.")
+@click.option(
+    "--inventory-url", callback=_http_url, help="With --url: create the stock there, and compare it with what was sold."
+)
 @click.option("--sku", help="With --url: order this SKU, which has stock enough.")
 @click.option("--clients", type=click.IntRange(1), default=64, show_default=True, help="With --url: how many at once.")
 @json_option
@@ -162,7 +171,7 @@ def _bench_own(
         finished = asyncio.run(while_up(servers, making.make))
     if not finished:
         raise Unavailable("The benchmark was interrupted.")
-    return _report(making.runs, stacks.settings_of(os.environ), filled, servers.event_loop)
+    return _report(making.runs, OwnStack.checked, stacks.settings_of(os.environ), filled, servers.event_loop)
 
 
 def _bench_elsewhere(wrk: Wrk, target: Elsewhere, sku: str | None, clients: int, count: int, seconds: int) -> Report:
@@ -178,12 +187,14 @@ def _bench_elsewhere(wrk: Wrk, target: Elsewhere, sku: str | None, clients: int,
                 raise Unavailable("The benchmark was interrupted.") from None
             progress.advance(task)
             _say_run(runs[-1], progress)
-    return _report(runs, {}, None, None)
+    return _report(runs, target.checked, {}, None, None)
 
 
-def _report(runs: Sequence[Run], settings: dict[str, str], filled: int | None, event_loop: str | None) -> Report:
+def _report(
+    runs: Sequence[Run], checked: str, settings: dict[str, str], filled: int | None, event_loop: str | None
+) -> Report:
     command = shlex.join(["vv", *sys.argv[1:]])
-    return Report(runs, command, machine.describe(event_loop), settings, filled)
+    return Report(runs, checked, command, machine.describe(event_loop), settings, filled)
 
 
 @contextmanager
@@ -208,8 +219,10 @@ def _show(found: Report, *, as_json: bool) -> None:
         # Piped into a file, a line is as long as it needs to be.
         console = Console(width=None if sys.stdout.isatty() else 200)
         console.print(report.table(report.RUNS, report.runs_grid(found.runs)))
-        console.print(report.table(report.PROCESSES, report.processes_grid(found.runs)))
+        if any(run.memory_mb for run in found.runs):
+            console.print(report.table(report.PROCESSES, report.processes_grid(found.runs)))
         if found.values:
             console.print(report.table(report.FIGURES, report.figures_grid(found.values)))
+        console.print(found.checked)
     for line in found.no_results:
         say_aside(line)

@@ -37,6 +37,7 @@ def markdown(found: Report, picture: str) -> str:
         if began
         else "",
         "Full tables hold " + f"{found.filled:,} orders." if found.filled else "",
+        found.checked,
         "Settings that differ: " + ", ".join(f"`{name}={value}`" for name, value in found.settings.items())
         if found.settings
         else "",

@@ -113,7 +113,9 @@ class Wrk:
         text = output.decode("utf-8", "replace")
         if running.returncode != 0:
             ended = process.how_it_ended(running.returncode or 0)
-            raise Unavailable(f"wrk could not make the load ({ended}). It said:\n{text.strip()}")
+            # Whatever the mistake, it explains its options, too.
+            said = text.partition("Usage:")[0].strip()
+            raise Unavailable(f"wrk could not make the load ({ended}). It said:\n{said}")
         return text
 
 

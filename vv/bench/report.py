@@ -21,12 +21,14 @@ _QUANTILES = ("p50", "p99", "p99.9")
 class Report:
     """All that a benchmark found.
 
+    :param checked: how it is known that what was answered is true, in a sentence
     :param command: what was typed
     :param settings: variables of the environment that made the services differ from their defaults
     :param filled: finished orders in the tables of the full stack; None if there was none
     """
 
     runs: Sequence[Run]
+    checked: str
     command: str
     machine: Mapping[str, str]
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -49,6 +51,7 @@ class Report:
         """Everything, for programs."""
         return {
             "command": self.command,
+            "checked": self.checked,
             "machine": dict(self.machine),
             "settings": dict(self.settings),
             "filled": self.filled,

@@ -29,6 +29,8 @@ class Target(Protocol):
 
     url: str
     """Where orders are posted."""
+    checked: str
+    """How it is known that what it answered is true, in a sentence."""
 
     def pids(self) -> Mapping[str, int]:
         """Its processes, by what they are; none of a server that is not ours."""
@@ -45,6 +47,8 @@ class Target(Protocol):
 
 class Floor:
     """The handler that does nothing, so that there is nothing to look up."""
+
+    checked = "The empty handler answered with success."
 
     def __init__(self, stacks: Stacks) -> None:
         self._stacks = stacks
@@ -65,6 +69,8 @@ class Floor:
 
 class OwnStack:
     """A stack of ours: its orders are counted in its database, and its books are audited."""
+
+    checked = "After each run its orders were counted in the database, and its books were audited."
 
     def __init__(self, stacks: Stacks, name: str) -> None:
         self._stacks = stacks
@@ -125,6 +131,11 @@ class Elsewhere:
     def __init__(self, order_url: str, inventory_url: str | None) -> None:
         self.url = f"{order_url.rstrip('/')}/orders"
         self._inventory_url = inventory_url.rstrip("/") if inventory_url else None
+        self.checked = (
+            "The stock went down by what was answered with success; its database was not looked into."
+            if inventory_url
+            else "Nothing but the status of the replies was checked, for want of --inventory-url."
+        )
         self._units_before = 0
 
     def pids(self) -> Mapping[str, int]:
