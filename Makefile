@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test lint check lock clean
+.PHONY: help setup up demo bench test lint check lock clean
 
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
@@ -21,6 +21,9 @@ up: setup ## Run the whole stack until Ctrl-C; data stays in .data
 
 demo: setup ## Hold a flash sale and check the books
 	@exec $(VENV)/bin/vv demo $(ARGS)
+
+bench: setup ## Measure orders a second and latencies
+	@exec $(VENV)/bin/vv bench $(ARGS)
 
 test: $(VENV)/.dev ## Run every test
 	@$(VENV)/bin/python -m pytest $(ARGS)

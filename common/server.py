@@ -35,10 +35,15 @@ def main(service: str, settings_class: type[S], make_app: Callable[[S], web.Appl
         raise SystemExit(supervise(settings))
     if worker is not None:
         worker_metrics.share_as(worker)
+    run(make_app(settings), settings, is_worker=worker is not None)
+
+
+def run(app: web.Application, settings: ServiceSettings, *, is_worker: bool = False) -> None:
+    """Serve ``app`` on the address of ``settings`` until a signal ends the process; workers share the port."""
     raise_open_files_limit()
     # Young objects here live for one request; scanning them after every 700 allocations only costs time.
     gc.set_threshold(10_000, 20, 50)
-    asyncio.run(_serve(make_app(settings), settings, is_worker=worker is not None))
+    asyncio.run(_serve(app, settings, is_worker=is_worker))
 
 
 def _read_flags(service: str) -> argparse.Namespace:

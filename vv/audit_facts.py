@@ -1,15 +1,20 @@
 """What the audit looks at: the facts about each order, payment and SKU, read page by page from three databases."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from common.contracts.orders import OrderStatus
 from common.contracts.payments import PaymentStatus
 from common.database import Database
+from common.telemetry import Metrics
 from common.transaction import Row, Transaction
 
 _PAGE = 1_000
+# Before anything was written.
+EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -64,26 +69,29 @@ class PaymentFacts:
 
 
 class Books:
-    """The three databases, read only."""
+    """The three databases, read only: the orders placed, payments made and SKUs created at or after ``since``."""
 
-    def __init__(self, order: Database, inventory: Database, payment: Database) -> None:
+    def __init__(self, order: Database, inventory: Database, payment: Database, since: datetime = EVER) -> None:
         self._order = order
         self._inventory = inventory
         self._payment = payment
+        self._since = since.astimezone(UTC).replace(tzinfo=None)
+        # A payment may have been made for any id, so that without a limit no id is too small.
+        self._first_id = "" if since == EVER else first_order_id(since)
 
     async def count(self) -> int:
         """How many facts there are to look at, roughly."""
         return sum(
             [
-                await _count(self._order, "orders"),
-                await _count(self._payment, "payments"),
-                await _count(self._inventory, "inventory"),
+                await _count(self._order, "orders WHERE order_id > %s", self._first_id),
+                await _count(self._payment, "payments WHERE order_id > %s", self._first_id),
+                await _count(self._inventory, "inventory WHERE created_at >= %s", self._since),
             ]
         )
 
     async def orders(self) -> AsyncIterator[list[OrderFacts]]:
         async for rows in _pages(
-            self._order,
+            *(self._order, self._first_id),
             "SELECT order_id, status, total_amount, currency, lease_until IS NOT NULL FROM orders "
             "WHERE order_id > %s ORDER BY order_id LIMIT %s",
         ):
@@ -95,7 +103,7 @@ class Books:
 
     async def payments(self) -> AsyncIterator[list[PaymentFacts]]:
         async for rows in _pages(
-            self._payment,
+            *(self._payment, self._first_id),
             "SELECT order_id, status, amount, currency, refunded_amount FROM payments "
             "WHERE order_id > %s ORDER BY order_id LIMIT %s",
         ):
@@ -106,10 +114,11 @@ class Books:
     async def stock(self) -> AsyncIterator[list[StockFacts]]:
         # One statement, so that stock and ledger are read as of the same moment.
         async for rows in _pages(
-            self._inventory,
+            *(self._inventory, ""),
             "SELECT i.sku, i.quantity, COALESCE(SUM(l.delta), 0), MIN(l.quantity), COALESCE(SUM(l.kind = 'create'), 0) "
-            "FROM (SELECT sku, quantity FROM inventory WHERE sku > %s ORDER BY sku LIMIT %s) i "
+            "FROM (SELECT sku, quantity FROM inventory WHERE sku > %s AND created_at >= %s ORDER BY sku LIMIT %s) i "
             "LEFT JOIN stock_ledger l ON l.sku = i.sku GROUP BY i.sku, i.quantity ORDER BY i.sku",
+            self._since,
         ):
             yield [StockFacts(sku, quantity, int(total), low, int(new)) for sku, quantity, total, low, new in rows]
 
@@ -118,8 +127,8 @@ class Books:
             self._payment,
             "SELECT g.gateway_key, g.kind, g.amount FROM sandbox_gateway g "
             "LEFT JOIN payments p ON p.order_id = SUBSTRING_INDEX(g.charge_key, ':', 1) "
-            "WHERE p.order_id IS NULL AND g.approved ORDER BY g.entry_id",
-            [],
+            "WHERE p.order_id IS NULL AND g.approved AND g.gateway_key > %s ORDER BY g.entry_id",
+            [self._first_id],
         )
         return [f"{kind} {key} of {amount}" for key, kind, amount in rows]
 
@@ -193,13 +202,34 @@ async def _fetch(database: Database, sql: str, args: list[Any]) -> list[Row]:
     return await database.read(read)
 
 
-async def _count(database: Database, table: str) -> int:
-    return int((await _fetch(database, f"SELECT COUNT(*) FROM {table}", []))[0][0])
+async def _count(database: Database, what: str, least: object) -> int:
+    return int((await _fetch(database, f"SELECT COUNT(*) FROM {what}", [least]))[0][0])
 
 
-async def _pages(database: Database, sql: str) -> AsyncIterator[list[Row]]:
-    """``sql`` takes the key after which a page starts (its first column) and the size of a page."""
-    after = ""
-    while rows := await _fetch(database, sql, [after, _PAGE]):
+async def _pages(database: Database, after: str, sql: str, *args: object) -> AsyncIterator[list[Row]]:
+    """``sql`` takes the key after which a page starts (its first column), ``args``, and the size of a page."""
+    while rows := await _fetch(database, sql, [after, *args, _PAGE]):
         yield rows
         after = rows[-1][0]
+
+
+def first_order_id(since: datetime) -> str:
+    """What is less than the id of every order placed at or after ``since``: a UUIDv7 begins with milliseconds."""
+    milliseconds = f"{max(0, int(since.timestamp() * 1000)):012x}"
+    return f"{milliseconds[:8]}-{milliseconds[8:]}-"
+
+
+@asynccontextmanager
+async def open_books(urls: Mapping[str, str], since: datetime = EVER) -> AsyncIterator[Books]:
+    """The books of the databases at ``urls``, by service."""
+    async with (
+        _database(urls["order"]) as order,
+        _database(urls["inventory"]) as inventory,
+        _database(urls["payment"]) as payment,
+    ):
+        yield Books(order, inventory, payment, since)
+
+
+def _database(url: str) -> Database:
+    # A page of the ledger of a hot SKU is one long read.
+    return Database(url, Metrics("audit"), pool_size_max=2, pool_wait_s=60, lock_wait_s=5, transaction_timeout_s=600)

@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from common.database import Database
 from common.errors import DatabaseUnavailable
-from common.telemetry import Metrics
 from vv import databases
 from vv.audit import Report, audit
-from vv.audit_facts import Books
+from vv.audit_facts import EVER, open_books
 from vv.commands_stack import data_dir_option
 from vv.errors import Unavailable
 from vv.output import json_option, show
@@ -25,8 +23,13 @@ from vv.output import json_option, show
 
 @click.command("audit")
 @data_dir_option
+@click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]),
+    help="Look only at orders, payments and SKUs made at this time or later; UTC, as 2026-11-22T16:50:00.",
+)
 @json_option
-def audit_command(data_dir: Path, as_json: bool) -> None:
+def audit_command(data_dir: Path, since: datetime | None, as_json: bool) -> None:
     """Check the books: every promise about stock and money, across the three databases.
 
     Only reads, and may run while orders are being placed. Works on the embedded database of the data folder (which is
@@ -36,18 +39,18 @@ def audit_command(data_dir: Path, as_json: bool) -> None:
     Exit code: 0 every invariant holds, 1 some do not, 2 wrong usage, 3 a database cannot be reached.
     """
     with databases.reachable(data_dir, os.environ) as found:
-        report = asyncio.run(audit_with_progress(found.service_urls))
+        report = asyncio.run(audit_with_progress(found.service_urls, _in_utc(since) if since else EVER))
     show(report_document(report), report_lines(report), as_json=as_json)
     if not report.is_clean:
         raise SystemExit(1)
 
 
-async def audit_with_progress(urls: Mapping[str, str]) -> Report:
-    """Audit the databases with a progress bar on standard error. Raises Unavailable."""
+async def audit_with_progress(urls: Mapping[str, str], since: datetime = EVER) -> Report:
+    """Audit the databases, from ``since`` on, with a progress bar on standard error. Raises Unavailable."""
     console = Console(stderr=True)
     columns = (TextColumn("Auditing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        async with _books(urls) as books:
+        async with open_books(urls, since) as books:
             with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
                 task = progress.add_task("audit", total=await books.count())
                 return await audit(books, lambda count: progress.advance(task, count))
@@ -55,19 +58,8 @@ async def audit_with_progress(urls: Mapping[str, str]) -> Report:
         raise Unavailable(f"The audit could not be made: {error.detail}.") from error
 
 
-@asynccontextmanager
-async def _books(urls: Mapping[str, str]) -> AsyncIterator[Books]:
-    async with (
-        _database(urls["order"]) as order,
-        _database(urls["inventory"]) as inventory,
-        _database(urls["payment"]) as payment,
-    ):
-        yield Books(order, inventory, payment)
-
-
-def _database(url: str) -> Database:
-    # A page of the ledger of a hot SKU is one long read.
-    return Database(url, Metrics("audit"), pool_size_max=2, pool_wait_s=60, lock_wait_s=5, transaction_timeout_s=600)
+def _in_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def report_document(report: Report) -> dict[str, Any]:

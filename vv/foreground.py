@@ -4,8 +4,21 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
-from vv.stack import Stack
+
+class Stack(Protocol):
+    """What can be brought up as a whole: a :class:`vv.stack.Stack`, or several things that look like one."""
+
+    async def start(self) -> None: ...
+
+    async def run(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def hurry(self) -> None: ...
+
+    def say(self, line: str, /) -> None: ...
 
 
 async def while_up(stack: Stack, work: Callable[[], Awaitable[None]]) -> bool:

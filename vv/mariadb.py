@@ -44,6 +44,8 @@ class Mariadb:
         self.socket = _socket_path(self.folder)
         self.log = self.folder / "logs" / "database.log"
         self._data = self.folder / "mariadb"
+        # Of its own: a server that starts removes the temporary tables of all servers from a folder that they share.
+        self._temporary = self.folder / "tmp"
         self._setup = self.folder / "mariadb-setup.sql"
         self._program: Path | None = None
         self._passwords: dict[str, str] | None = None
@@ -60,10 +62,11 @@ class Mariadb:
         Raises Unavailable.
         """
         make_private(self.folder)
+        make_private(self._temporary)
         self._program = mariadb_program.find_or_install(say)
         if not self._data.exists():
             say(f"Creating the database in {self._data}.")
-            _initialise(self._program, self._data)
+            _initialise(self._program, self._data, self._temporary)
         if self.socket.parent != self.folder:
             _make_own(self.socket.parent)
         write_whole(self._setup, accounts.setup_sql(self.passwords))
@@ -75,6 +78,7 @@ class Mariadb:
         return [
             *_program_and_user(self._program),
             f"--datadir={self._data}",
+            f"--tmpdir={self._temporary}",
             f"--socket={self.socket}",
             f"--pid-file={self.folder / 'mariadb.pid'}",
             # Before the server lets anybody in, on every start.
@@ -162,12 +166,12 @@ class Mariadb:
         return f"mysql://{account}:{self.passwords[account]}@{address}/{database}?unix_socket={path}"
 
 
-def _initialise(program: Path, data: Path) -> None:
+def _initialise(program: Path, data: Path, temporary: Path) -> None:
     """Create the server's files. They appear under their name when they are complete, or not at all."""
     for abandoned in data.parent.glob(f"{data.name}.new-*"):
         shutil.rmtree(abandoned, ignore_errors=True)
     half_made = Path(tempfile.mkdtemp(prefix=f"{data.name}.new-", dir=data.parent))
-    command = [*_program_and_user(program), f"--datadir={half_made}"]
+    command = [*_program_and_user(program), f"--datadir={half_made}", f"--tmpdir={temporary}"]
     if _is_mysql(program):
         command, sql = [*command, "--initialize-insecure"], b""
     else:
