@@ -65,6 +65,7 @@ class Till:
         batches = Batches(
             open=Batcher("open", self.payments.open, settings, metrics),
             move=Batcher("move", self.payments.move, settings, metrics),
+            look=Batcher("look", self.payments.look, settings, metrics),
         )
         self.charges = Charges(self.payments, batches, gateway, settings, crash_points(None))
         self.recovery = make_recovery(database, self.charges, metrics, lease_s=settings.lease_s)
