@@ -11,10 +11,15 @@ from pymysql.err import IntegrityError
 Row = tuple[Any, ...]
 
 _DUPLICATE_ENTRY = 1062
+_NOT_NULL = 1048
 
 
 class DuplicateKey(Exception):
     """A unique key holds this value already. The statement did nothing; the transaction goes on."""
+
+
+class StaleVersion(Exception):
+    """A row has another version than its writer read; the statement would have set it to NULL, which it may not be."""
 
 
 @dataclass
@@ -23,6 +28,12 @@ class Answer:
 
     rows: list[Row] = field(default_factory=list)
     count: int = 0
+
+    @property
+    def value(self) -> Any:
+        """The value of an answer that has one row of one column."""
+        [[value]] = self.rows
+        return value
 
 
 class Transaction:
@@ -56,7 +67,7 @@ class Transaction:
         return self.defer(sql.replace("%s", ", ".join([row] * len(values)), 1), list(chain.from_iterable(values)))
 
     async def flush(self) -> None:
-        """Run what was deferred. Raises DuplicateKey."""
+        """Run what was deferred. Raises DuplicateKey and StaleVersion."""
         statements, self._deferred = self._deferred, []
         if not statements:
             return
@@ -70,6 +81,8 @@ class Transaction:
         except IntegrityError as error:
             if error.args[0] == _DUPLICATE_ENTRY:
                 raise DuplicateKey(error.args[1]) from error
+            if error.args[0] == _NOT_NULL:
+                raise StaleVersion(error.args[1]) from error
             raise
 
     async def fetch_all(self, sql: str, args: Sequence[Any] | None = None) -> list[Row]:
@@ -93,7 +106,7 @@ class Transaction:
     async def commit(self) -> None:
         """Commit in the same round trip as what was deferred; nothing may follow.
 
-        Raises DuplicateKey: then nothing was committed, and the transaction goes on.
+        Raises DuplicateKey and StaleVersion: then nothing was committed, and the transaction goes on.
         """
         self.defer("COMMIT")
         await self.flush()

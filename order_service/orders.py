@@ -7,7 +7,7 @@ from functools import partial
 
 from common.contracts.orders import OrderNotFound, OrderStatus
 from common.database import Database
-from common.transaction import DuplicateKey, Transaction
+from common.transaction import Answer, DuplicateKey, StaleVersion, Transaction, utc
 from order_service import domain, queries
 from order_service.domain import EventRow, LostRace, Move, NewOrder, OrderRow
 
@@ -22,7 +22,10 @@ class Orders:
 
     async def accept(self, orders: Sequence[NewOrder]) -> list[OrderRow]:
         """Write new orders. Outcomes: the order, or the earlier one that has the same idempotency key."""
-        outcomes = await self._database.transaction(partial(_accept, orders=orders, lease_s=self._lease_s))
+        try:
+            outcomes = await self._database.transaction(partial(_accept_all, orders=orders, lease_s=self._lease_s))
+        except DuplicateKey:
+            outcomes = await self._database.transaction(partial(_accept_new, orders=orders, lease_s=self._lease_s))
         for new, outcome in zip(orders, outcomes, strict=True):
             if new.order_id == outcome.order_id:
                 self._count(OrderStatus.CREATED)
@@ -30,7 +33,10 @@ class Orders:
 
     async def move(self, moves: Sequence[Move]) -> list[OrderRow | LostRace]:
         """Write transitions with their events. Outcomes: the order as it is now, or LostRace."""
-        outcomes = await self._database.transaction(partial(_move, moves=moves, lease_s=self._lease_s))
+        try:
+            outcomes = await self._database.transaction(partial(_move_all, moves=moves, lease_s=self._lease_s))
+        except StaleVersion:
+            outcomes = await self._database.transaction(partial(_move_winners, moves=moves, lease_s=self._lease_s))
         for move, outcome in zip(moves, outcomes, strict=True):
             if isinstance(outcome, OrderRow):
                 for status in move.path:
@@ -81,27 +87,33 @@ class Orders:
         return await self._database.read(queries.count_unfinished)
 
 
-async def _accept(tx: Transaction, *, orders: Sequence[NewOrder], lease_s: float) -> list[OrderRow]:
-    written = await _write(tx, orders, lease_s)
+async def _accept_all(tx: Transaction, *, orders: Sequence[NewOrder], lease_s: float) -> list[OrderRow]:
+    """In one round trip. Raises DuplicateKey when one of the keys is taken, maybe by an earlier run of this."""
+    queries.insert_orders(tx, orders, lease_s)
+    written_at = queries.get_updated_at(tx, orders[0].order_id)
+    _write_beginnings(tx, orders)
+    await tx.commit()
+    return [order.accepted(utc(written_at.value)) for order in orders]
+
+
+async def _accept_new(tx: Transaction, *, orders: Sequence[NewOrder], lease_s: float) -> list[OrderRow]:
+    """Those whose key is not taken."""
+    queries.insert_orders(tx, orders, lease_s, or_leave=True)
+    found = await queries.get_orders(tx, [order.order_id for order in orders])
+    written = {
+        order.order_id: replace(row, lines=order.lines) for order in orders if (row := found.get(order.order_id))
+    }
     outcomes = [written.get(order.order_id) or await _earlier(tx, order) for order in orders]
-    new = [order for order in orders if order.order_id in written]
-    queries.insert_lines(tx, new)
-    queries.insert_events(tx, [(order.order_id, 1, OrderStatus.CREATED, None, None, order.trace) for order in new])
+    _write_beginnings(tx, [order for order in orders if order.order_id in written])
     # When these are there already, an earlier run of this transaction took effect after all.
     with contextlib.suppress(DuplicateKey):
         await tx.commit()
     return outcomes
 
 
-async def _write(tx: Transaction, orders: Sequence[NewOrder], lease_s: float) -> dict[str, OrderRow]:
-    """Those of the orders that are written now: all whose key is new."""
-    count, created_at = await queries.insert_orders(tx, orders, lease_s)
-    if created_at is not None and count == len(orders):
-        return {order.order_id: order.accepted(created_at) for order in orders}
-    found = await queries.get_orders(tx, [order.order_id for order in orders])
-    return {
-        order.order_id: replace(found[order.order_id], lines=order.lines) for order in orders if order.order_id in found
-    }
+def _write_beginnings(tx: Transaction, orders: Sequence[NewOrder]) -> None:
+    queries.insert_lines(tx, orders)
+    queries.insert_events(tx, [(order.order_id, 1, OrderStatus.CREATED, None, None, order.trace) for order in orders])
 
 
 async def _earlier(tx: Transaction, order: NewOrder) -> OrderRow:
@@ -127,28 +139,40 @@ async def _begin_cancel(tx: Transaction, *, order_id: str, asked: str, lease_s: 
     move = domain.cancellation(order, asked)
     if move is None:
         return order, None
-    [outcome] = await _move(tx, moves=[move], lease_s=lease_s)
-    assert isinstance(outcome, OrderRow)
-    return outcome, move
+    return (await _write_moves(tx, [move], lease_s))[order_id], move
 
 
-async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[OrderRow | LostRace]:
-    versions, now = await queries.lock_versions(tx, [move.order.order_id for move in moves])
+async def _move_all(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[OrderRow | LostRace]:
+    """In one round trip. Raises StaleVersion when one of them has lost."""
+    if len({move.order.order_id for move in moves}) < len(moves):
+        raise StaleVersion("Of two moves of one order the later one has lost.")
+    return [*(await _write_moves(tx, moves, lease_s)).values()]
+
+
+async def _move_winners(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[OrderRow | LostRace]:
+    versions = await queries.lock_versions(tx, [move.order.order_id for move in moves])
     won: dict[str, Move] = {}
     for move in moves:
         if move.order.version == versions[move.order.order_id]:
             # Of two moves of one order the later one has lost, as it would have in a transaction of its own.
             won.setdefault(move.order.order_id, move)
-    groups: dict[tuple[OrderStatus, str | None, int], list[str]] = {}
-    for move in won.values():
-        groups.setdefault((move.to, move.reason, len(move.path)), []).append(move.order.order_id)
-    for (status, reason, events), order_ids in groups.items():
-        lease = None if status in domain.FINAL else lease_s
-        queries.change_orders(tx, order_ids, status, reason=reason, events=events, lease_s=lease, now=now)
-    queries.insert_events(
-        tx,
-        [(move.order.order_id, *event, move.trace) for move in won.values() for event in move.events],
-    )
+    moved = await _write_moves(tx, list(won.values()), lease_s)
     return [
-        move.taken(now) if won.get(move.order.order_id) is move else LostRace(move.order.order_id) for move in moves
+        moved[move.order.order_id] if won.get(move.order.order_id) is move else LostRace(move.order.order_id)
+        for move in moves
     ]
+
+
+async def _write_moves(tx: Transaction, moves: Sequence[Move], lease_s: float) -> dict[str, OrderRow]:
+    groups: dict[tuple[OrderStatus, str | None, int, int], list[Move]] = {}
+    for move in moves:
+        groups.setdefault((move.to, move.reason, move.order.version, len(move.path)), []).append(move)
+    written_at: dict[str, Answer] = {}
+    for (status, reason, version, events), group in groups.items():
+        order_ids = [move.order.order_id for move in group]
+        lease = None if status in domain.FINAL else lease_s
+        queries.change_orders(tx, order_ids, status, reason=reason, version=version, events=events, lease_s=lease)
+        written_at |= dict.fromkeys(order_ids, queries.get_updated_at(tx, order_ids[0]))
+    queries.insert_events(tx, [(move.order.order_id, *event, move.trace) for move in moves for event in move.events])
+    await tx.commit()
+    return {move.order.order_id: move.taken(utc(written_at[move.order.order_id].value)) for move in moves}

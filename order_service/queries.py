@@ -5,10 +5,9 @@ What is not awaited is sent with the next statement that is.
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from datetime import datetime
 
 from common.contracts.orders import OrderStatus
-from common.transaction import Answer, Row, Transaction, naive, utc
+from common.transaction import Answer, Row, Transaction, utc
 from order_service.domain import EventRow, NewOrder, OrderRow
 
 _COLUMNS = (
@@ -24,14 +23,11 @@ def _order(row: Row) -> OrderRow:
     return OrderRow(*values)
 
 
-async def insert_orders(tx: Transaction, orders: Sequence[NewOrder], lease_s: float) -> tuple[int, datetime | None]:
-    """Write the orders whose key is new; the others are left out.
-
-    Returns how many were written, and when, as far as the first of them is concerned.
-    """
-    written = tx.defer_values(
+def insert_orders(tx: Transaction, orders: Sequence[NewOrder], lease_s: float, *, or_leave: bool = False) -> Answer:
+    """Write orders. One whose key is taken is left out with ``or_leave``, else raises DuplicateKey when it is sent."""
+    return tx.defer_values(
         "INSERT INTO orders (order_id, user_id, status, total_amount, currency, payment_method, idempotency_key, "
-        "fingerprint, lease_until) VALUES %s ON DUPLICATE KEY UPDATE version = version",
+        "fingerprint, lease_until) VALUES %s" + " ON DUPLICATE KEY UPDATE version = version" * or_leave,
         [
             (
                 *(order.order_id, order.wanted.user_id, OrderStatus.CREATED, order.wanted.total_amount),
@@ -42,8 +38,6 @@ async def insert_orders(tx: Transaction, orders: Sequence[NewOrder], lease_s: fl
         ],
         "(%s, %s, %s, %s, %s, %s, %s, %s, NOW(6) + INTERVAL %s MICROSECOND)",
     )
-    rows = await tx.fetch_all("SELECT created_at FROM orders WHERE order_id = %s", (orders[0].order_id,))
-    return written.count, utc(rows[0][0]) if rows else None
 
 
 def insert_lines(tx: Transaction, orders: Sequence[NewOrder]) -> Answer:
@@ -87,13 +81,17 @@ async def lock_orders(tx: Transaction, order_ids: Collection[str]) -> dict[str, 
     return {order.order_id: order for order in map(_order, rows)}
 
 
-async def lock_versions(tx: Transaction, order_ids: Collection[str]) -> tuple[dict[str, int], datetime]:
-    """The version of each order that exists, and the time."""
-    versions = tx.defer(
+def get_updated_at(tx: Transaction, order_id: str) -> Answer:
+    """When the order was written last, as the value of the answer."""
+    return tx.defer("SELECT updated_at FROM orders WHERE order_id = %s", (order_id,))
+
+
+async def lock_versions(tx: Transaction, order_ids: Collection[str]) -> dict[str, int]:
+    """The version of each order that exists."""
+    rows = await tx.fetch_all(
         "SELECT order_id, version FROM orders WHERE order_id IN %s ORDER BY order_id FOR UPDATE", (sorted(order_ids),)
     )
-    [[now]] = await tx.fetch_all("SELECT NOW(6)")
-    return dict(versions.rows), utc(now)
+    return dict(rows)
 
 
 async def list_orders(
@@ -138,15 +136,19 @@ def change_orders(
     status: OrderStatus,
     *,
     reason: str | None,
+    version: int,
     events: int,
     lease_s: float | None,
-    now: datetime,
 ) -> Answer:
-    """Move locked orders to ``status``, over ``events`` transitions; without a lease they are final."""
+    """Move orders to ``status``, over ``events`` transitions; without a lease they are final.
+
+    Raises StaleVersion, when it is sent, unless all of them have ``version``.
+    """
     return tx.defer(
-        "UPDATE orders SET status = %s, reason = %s, version = version + 1, last_seq = last_seq + %s, "
-        "lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = %s WHERE order_id IN %s",
-        (status, reason, events, None if lease_s is None else _microseconds(lease_s), naive(now), list(order_ids)),
+        "UPDATE orders SET version = IF(version = %s, version + 1, NULL), status = %s, reason = %s, "
+        "last_seq = last_seq + %s, lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = NOW(6) "
+        "WHERE order_id IN %s",
+        (version, status, reason, events, None if lease_s is None else _microseconds(lease_s), list(order_ids)),
     )
 
 

@@ -124,6 +124,12 @@ class Move:
     def __post_init__(self) -> None:
         assert self.to in TRANSITIONS[self.payment.status], f"{self.payment.status} -> {self.to}"
 
+    @property
+    def event(self) -> tuple[str, int, PaymentStatus, int, str | None, str | None]:
+        """The row that it adds to ``payment_events``."""
+        amount = self.refund or self.payment.amount
+        return (self.payment.order_id, self.payment.last_seq + 1, self.to, amount, self.reason, self.trace)
+
     def taken(self, now: datetime) -> PaymentRow:
         """The payment as it is once the move was written."""
         return replace(

@@ -18,7 +18,7 @@ from common.contracts.payments import (
 )
 from common.database import Database
 from common.errors import IdempotencyMismatch
-from common.transaction import DuplicateKey, Transaction
+from common.transaction import Answer, DuplicateKey, StaleVersion, Transaction, utc
 from payment_service import domain, queries
 from payment_service.domain import LostRace, Move, NewPayment, PaymentRow, Refund
 
@@ -40,11 +40,17 @@ class Payments:
 
     async def open(self, items: Sequence[NewPayment]) -> list[PaymentRow]:
         """Write down charges before the gateway hears of them. Outcomes: the payment, or the one the order has."""
-        return await self._database.transaction(partial(_open, items=items, lease_s=self._lease_s))
+        try:
+            return await self._database.transaction(partial(_open_all, items=items, lease_s=self._lease_s))
+        except DuplicateKey:
+            return await self._database.transaction(partial(_open_new, items=items, lease_s=self._lease_s))
 
     async def move(self, moves: Sequence[Move]) -> list[PaymentRow | LostRace]:
         """Write transitions with their events. Outcomes: the payment as it is now, or LostRace."""
-        return await self._database.transaction(partial(_move, moves=moves, lease_s=self._lease_s))
+        try:
+            return await self._database.transaction(partial(_move_all, moves=moves, lease_s=self._lease_s))
+        except StaleVersion:
+            return await self._database.transaction(partial(_move_winners, moves=moves, lease_s=self._lease_s))
 
     async def look(self, order_ids: Sequence[str]) -> list[PaymentRow | None]:
         """Look at payments from afar. Outcomes: the payment, or None while its first driver is still at work."""
@@ -87,24 +93,30 @@ class Payments:
         return await self._database.read(partial(queries.get_open_refunds, order_id=order_id))
 
 
-async def _open(tx: Transaction, *, items: Sequence[NewPayment], lease_s: float) -> list[PaymentRow]:
-    payments = await _write(tx, items, lease_s)
-    own = [item for item in items if payments[item.order_id].payment_id == item.payment_id]
-    queries.insert_events(
-        tx, [(item.order_id, 1, PaymentStatus.PENDING, item.wanted.amount, None, item.trace) for item in own]
-    )
+async def _open_all(tx: Transaction, *, items: Sequence[NewPayment], lease_s: float) -> list[PaymentRow]:
+    """In one round trip. Raises DuplicateKey when one of the orders has a payment, maybe by an earlier run of this."""
+    queries.insert_payments(tx, items, lease_s)
+    written_at = queries.get_updated_at(tx, items[0].order_id)
+    _write_beginnings(tx, items)
+    await tx.commit()
+    return [item.opened(utc(written_at.value)) for item in items]
+
+
+async def _open_new(tx: Transaction, *, items: Sequence[NewPayment], lease_s: float) -> list[PaymentRow]:
+    """Those of orders that have none."""
+    queries.insert_payments(tx, items, lease_s, or_leave=True)
+    payments = await queries.get_payments(tx, [item.order_id for item in items])
+    _write_beginnings(tx, [item for item in items if payments[item.order_id].payment_id == item.payment_id])
     # When these are there already, an earlier run of this transaction took effect after all.
     with contextlib.suppress(DuplicateKey):
         await tx.commit()
     return [payments[item.order_id] for item in items]
 
 
-async def _write(tx: Transaction, items: Sequence[NewPayment], lease_s: float) -> dict[str, PaymentRow]:
-    """The payment of each order: the new one, or the one it has."""
-    count, created_at = await queries.insert_payments(tx, items, lease_s)
-    if count == len(items):
-        return {item.order_id: item.opened(created_at) for item in items}
-    return await queries.get_payments(tx, [item.order_id for item in items])
+def _write_beginnings(tx: Transaction, items: Sequence[NewPayment]) -> None:
+    queries.insert_events(
+        tx, [(item.order_id, 1, PaymentStatus.PENDING, item.wanted.amount, None, item.trace) for item in items]
+    )
 
 
 async def _begin_refund(tx: Transaction, *, wanted: RefundPayment, request_id: str, lease_s: float) -> Begun:
@@ -145,36 +157,43 @@ async def _begin_cancel(tx: Transaction, *, order_id: str, lease_s: float) -> Be
 
 async def _move_one(tx: Transaction, move: Move, lease_s: float) -> PaymentRow:
     """A move of a payment that this transaction holds, and that therefore cannot lose."""
-    [moved] = await _move(tx, moves=[move], lease_s=lease_s)
-    assert isinstance(moved, PaymentRow)
-    return moved
+    return (await _write_moves(tx, [move], lease_s))[move.payment.order_id]
 
 
-async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[PaymentRow | LostRace]:
-    versions, now = await queries.lock_versions(tx, [move.payment.order_id for move in moves])
+async def _move_all(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[PaymentRow | LostRace]:
+    """In one round trip. Raises StaleVersion when one of them has lost."""
+    if len({move.payment.order_id for move in moves}) < len(moves):
+        raise StaleVersion("Of two moves of one payment the later one has lost.")
+    return [*(await _write_moves(tx, moves, lease_s)).values()]
+
+
+async def _move_winners(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[PaymentRow | LostRace]:
+    versions = await queries.lock_versions(tx, [move.payment.order_id for move in moves])
     won: dict[str, Move] = {}
     for move in moves:
         if move.payment.version == versions[move.payment.order_id]:
             # Of two moves of one payment the later one has lost, as it would have in a transaction of its own.
             won.setdefault(move.payment.order_id, move)
-    refunds = {order_id: (move.refund_request_id, move.refund) for order_id, move in won.items() if move.refund}
-    await queries.insert_refunds(tx, refunds)
-    groups: dict[tuple[PaymentStatus, str | None, int], list[str]] = {}
-    for move in won.values():
-        groups.setdefault((move.to, move.reason, move.refund), []).append(move.payment.order_id)
-    for (status, reason, refund), order_ids in groups.items():
-        lease = lease_s if status in domain.OUTSTANDING else None
-        queries.change_payments(tx, order_ids, status, reason=reason, refund=refund, lease_s=lease, now=now)
-    queries.insert_events(
-        tx,
-        [
-            (
-                *(move.payment.order_id, move.payment.last_seq + 1, move.to),
-                *(move.refund or move.payment.amount, move.reason, move.trace),
-            )
-            for move in won.values()
-        ],
-    )
+    moved = await _write_moves(tx, list(won.values()), lease_s)
     return [
-        move.taken(now) if won.get(move.payment.order_id) is move else LostRace(move.payment.order_id) for move in moves
+        moved[move.payment.order_id] if won.get(move.payment.order_id) is move else LostRace(move.payment.order_id)
+        for move in moves
     ]
+
+
+async def _write_moves(tx: Transaction, moves: Sequence[Move], lease_s: float) -> dict[str, PaymentRow]:
+    groups: dict[tuple[PaymentStatus, str | None, int, int], list[str]] = {}
+    for move in moves:
+        key = (move.to, move.reason, move.payment.version, move.refund)
+        groups.setdefault(key, []).append(move.payment.order_id)
+    written_at: dict[str, Answer] = {}
+    for (status, reason, version, refund), order_ids in groups.items():
+        lease = lease_s if status in domain.OUTSTANDING else None
+        queries.change_payments(tx, order_ids, status, reason=reason, version=version, refund=refund, lease_s=lease)
+        written_at |= dict.fromkeys(order_ids, queries.get_updated_at(tx, order_ids[0]))
+    queries.insert_events(tx, [move.event for move in moves])
+    await queries.insert_refunds(
+        tx, {move.payment.order_id: (move.refund_request_id, move.refund) for move in moves if move.refund}
+    )
+    await tx.commit()
+    return {move.payment.order_id: move.taken(utc(written_at[move.payment.order_id].value)) for move in moves}

@@ -4,10 +4,9 @@ What is not awaited is sent with the next statement that is.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
 
 from common.contracts.payments import PaymentStatus
-from common.transaction import Answer, Row, Transaction, naive, utc
+from common.transaction import Answer, Row, Transaction, utc
 from payment_service.domain import NewPayment, PaymentRow, Refund
 
 _COLUMNS = (
@@ -23,14 +22,12 @@ def _payment(row: Row) -> PaymentRow:
     return PaymentRow(*values)
 
 
-async def insert_payments(tx: Transaction, items: Sequence[NewPayment], lease_s: float) -> tuple[int, datetime]:
-    """Write a pending payment for each order that has none; the others stay as they are.
-
-    Returns how many were written, and when, as far as the first of them is concerned.
-    """
-    written = tx.defer_values(
+def insert_payments(tx: Transaction, items: Sequence[NewPayment], lease_s: float, *, or_leave: bool = False) -> Answer:
+    """Write pending payments. For an order that has one it is left out with ``or_leave``; else DuplicateKey is raised
+    when it is sent."""
+    return tx.defer_values(
         "INSERT INTO payments (order_id, payment_id, amount, currency, payment_method, status, lease_until) "
-        "VALUES %s ON DUPLICATE KEY UPDATE version = version",
+        "VALUES %s" + " ON DUPLICATE KEY UPDATE version = version" * or_leave,
         [
             (
                 *(item.order_id, item.payment_id, item.wanted.amount, item.wanted.currency),
@@ -40,8 +37,6 @@ async def insert_payments(tx: Transaction, items: Sequence[NewPayment], lease_s:
         ],
         "(%s, %s, %s, %s, %s, %s, NOW(6) + INTERVAL %s MICROSECOND)",
     )
-    [[created_at]] = await tx.fetch_all("SELECT created_at FROM payments WHERE order_id = %s", (items[0].order_id,))
-    return written.count, utc(created_at)
 
 
 async def insert_void(tx: Transaction, order_id: str, payment_id: str) -> int:
@@ -78,14 +73,18 @@ async def lock_payments(tx: Transaction, order_ids: Collection[str]) -> dict[str
     return {payment.order_id: payment for payment in map(_payment, rows)}
 
 
-async def lock_versions(tx: Transaction, order_ids: Collection[str]) -> tuple[dict[str, int], datetime]:
-    """The version of each payment that exists, by its order, and the time."""
-    versions = tx.defer(
+def get_updated_at(tx: Transaction, order_id: str) -> Answer:
+    """When the payment was written last, as the value of the answer."""
+    return tx.defer("SELECT updated_at FROM payments WHERE order_id = %s", (order_id,))
+
+
+async def lock_versions(tx: Transaction, order_ids: Collection[str]) -> dict[str, int]:
+    """The version of each payment that exists, by its order."""
+    rows = await tx.fetch_all(
         "SELECT order_id, version FROM payments WHERE order_id IN %s ORDER BY order_id FOR UPDATE",
         (sorted(order_ids),),
     )
-    [[now]] = await tx.fetch_all("SELECT NOW(6)")
-    return dict(versions.rows), utc(now)
+    return dict(rows)
 
 
 def change_payments(
@@ -94,16 +93,19 @@ def change_payments(
     status: PaymentStatus,
     *,
     reason: str | None,
+    version: int,
     refund: int,
     lease_s: float | None,
-    now: datetime,
 ) -> Answer:
-    """Move locked payments to ``status``; without a lease nothing is outstanding any more."""
+    """Move payments to ``status``; without a lease nothing is outstanding any more.
+
+    Raises StaleVersion, when it is sent, unless all of them have ``version``.
+    """
     return tx.defer(
-        "UPDATE payments SET status = %s, reason = %s, refunded_amount = refunded_amount + %s, "
-        "version = version + 1, last_seq = last_seq + 1, attempts = 0, looks = 0, "
-        "lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = %s WHERE order_id IN %s",
-        (status, reason, refund, None if lease_s is None else _microseconds(lease_s), naive(now), list(order_ids)),
+        "UPDATE payments SET version = IF(version = %s, version + 1, NULL), status = %s, reason = %s, "
+        "refunded_amount = refunded_amount + %s, last_seq = last_seq + 1, attempts = 0, looks = 0, "
+        "lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = NOW(6) WHERE order_id IN %s",
+        (version, status, reason, refund, None if lease_s is None else _microseconds(lease_s), list(order_ids)),
     )
 
 
