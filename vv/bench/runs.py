@@ -43,7 +43,7 @@ class Run:
 
     @property
     def per_second(self) -> float:
-        return self.replies / self.seconds
+        return self.replies / self.seconds if self.seconds else 0.0
 
     @property
     def latency_ms(self) -> dict[str, float]:
@@ -105,6 +105,11 @@ async def make_run(
         memory_mb=memory_mb,
         no_result=no_result,
     )
+
+
+def no_run(wanted: Measurement, number: int, why: str) -> Run:
+    """In place of a run that could not be made."""
+    return Run(wanted.name, number, datetime.now(UTC), 0.0, 0, Counter(), None, None, {}, {}, why)
 
 
 def merged(slices: Sequence[Run]) -> Run:
