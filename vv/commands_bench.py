@@ -96,6 +96,9 @@ def bench(
     Exit code: 0 every run gave a result, 1 some gave none, 2 wrong usage, 3 the benchmark could not be made.
     """
     raise_open_files_limit()
+    if write is not None:
+        # Now, and not after a quarter of an hour.
+        document.around_the_results(write)
     wrk = Wrk(wrk_program.find_or_install(say_aside), data_dir.absolute())
     if url is not None:
         _check_usage(inventory_url, sku, bool(only or orders or keep or write))

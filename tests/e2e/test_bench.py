@@ -64,17 +64,19 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def test_group_commit_on_and_off_and_the_floor(bench: Bench) -> None:
     """Every run adds up; figures, CPU and memory of each process come out; data folders and processes are gone."""
     code, output, errors = bench.run(
-        *("--rounds", "1", "--seconds", "1", "--only", "hot_64_o*", "--only", "floor_64", "--json")
+        *("--rounds", "1", "--seconds", "2", "--only", "hot_64_o*", "--only", "floor_64", "--json")
     )
     assert code == 0, errors
     found = json.loads(output)
     runs = {run["measurement"]: run for run in found["runs"]}
     assert list(runs) == ["hot_64_on", "hot_64_off", "floor_64"]
     assert [run["no_result"] for run in runs.values()] == [None] * 3
-    assert all(run["per_second"] > 10 for run in runs.values())
+    assert all(run["per_second"] > 0 for run in runs.values())
     assert runs["hot_64_on"]["cpu_ms"].keys() == {"order", "inventory", "payment", "database", "wrk"}
     assert runs["floor_64"]["cpu_ms"].keys() == {"floor", "wrk"}
     assert all(40 < size < 1_000 for size in runs["hot_64_on"]["memory_mb"].values())
+    # All that was on its way at the end is in the books.
+    assert 0 <= runs["hot_64_on"]["orders"] - runs["hot_64_on"]["replies"] <= 64
     [figure] = found["figures"]
     assert figure["median"] == pytest.approx(runs["hot_64_on"]["per_second"] / runs["hot_64_off"]["per_second"])
     assert figure["median"] > 1

@@ -31,7 +31,8 @@ def make_run(measurement: str = "hot_64_on", **changes: Any) -> Run:
         "round": 1,
         "started_at": datetime(2026, 11, 22, tzinfo=UTC),
         "seconds": 10.0,
-        "replies": 1_000,
+        "orders": 1_000,
+        "replies": 990,
         "latencies": Counter({2_000: 990, 50_000: 10}),
         "late_ms": None,
         "rate": None,
@@ -189,7 +190,7 @@ class TestRuns:
         """Sums of orders, seconds, latencies and CPU, the largest memory, and the first reason for no result."""
         other = make_run(memory_mb={"order": 90.0, "database": 140.0}, no_result="the books are wrong")
         whole = runs.merged([make_run(), other])
-        assert (whole.replies, whole.seconds, whole.latencies[2_000]) == (2_000, 20.0, 1_980)
+        assert (whole.orders, whole.seconds, whole.latencies[2_000]) == (2_000, 20.0, 1_980)
         assert (whole.cpu_s["order"], whole.memory_mb) == (1.0, {"order": 90.0, "database": 150.0})
         assert whole.no_result == "the books are wrong"
 
@@ -215,8 +216,8 @@ class TestFigures:
     def test_ratio_is_taken_within_each_round(self) -> None:
         """The median of the rounds, not a ratio of medians; the machine is not the same from round to round."""
         made = [
-            *(make_run("hot_64_on", round=n, replies=replies) for n, replies in enumerate((400, 900, 500), start=1)),
-            *(make_run("hot_64_off", round=n, replies=replies) for n, replies in enumerate((100, 100, 50), start=1)),
+            *(make_run("hot_64_on", round=n, orders=orders) for n, orders in enumerate((400, 900, 500), start=1)),
+            *(make_run("hot_64_off", round=n, orders=orders) for n, orders in enumerate((100, 100, 50), start=1)),
         ]
         [value] = figures.values(made)
         assert (list(value.rounds), value.median, value.is_reached) == ([4, 9, 10], 9, True)
@@ -224,7 +225,7 @@ class TestFigures:
     def test_round_without_a_result_does_not_count(self) -> None:
         """Nor does a figure for which no round is left."""
         on = [make_run("hot_64_on", round=1), make_run("hot_64_on", round=2)]
-        off = [make_run("hot_64_off", round=1, no_result="no"), make_run("hot_64_off", round=2, replies=500)]
+        off = [make_run("hot_64_off", round=1, no_result="no"), make_run("hot_64_off", round=2, orders=500)]
         [value] = figures.values([*on, *off])
         assert (list(value.rounds), value.is_reached) == ([2], False)
         assert figures.values([on[0], off[0]]) == []
@@ -242,7 +243,7 @@ class TestFigures:
 class TestReport:
     def test_tables_have_a_line_for_each_measurement(self) -> None:
         """With the range over the rounds; without any result it says so."""
-        made = [make_run(round=1), make_run(round=2, replies=3_000), make_run("hot_64_off", no_result="no")]
+        made = [make_run(round=1), make_run(round=2, orders=3_000), make_run("hot_64_off", no_result="no")]
         header, rows = report.runs_grid(made)
         assert header == ["measurement", "a second", "p50 ms", "p99 ms", "p99.9 ms"]
         assert rows[0] == ["hot_64_on", "200 (100 to 300)", "2.0", "2.0", "50.0"]
@@ -259,7 +260,7 @@ class TestReport:
 
     def test_document_holds_everything_but_histograms(self) -> None:
         """Runs, medians, figures and the machine, ready for JSON."""
-        made = [make_run(), make_run("hot_64_off", replies=100), make_run("floor_64", no_result="it was late")]
+        made = [make_run(), make_run("hot_64_off", orders=100), make_run("floor_64", no_result="it was late")]
         found = json.loads(json.dumps(make_report(made).document(), default=str))
         assert found["figures"][0] | {"median": 10, "reached": True, "target": ">= 4"} == found["figures"][0]
         assert found["runs"][0]["per_second"] == 100

@@ -15,13 +15,18 @@ _TITLE = "Orders a second (the empty handler: requests)"
 _KINDS = {"on": "on", "off": "off", "floor": "floor"}
 
 
-def write(page: Path, found: Report) -> None:
-    """Put the results into the page and the chart next to it. Raises Unavailable when the page has no markers."""
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
+def around_the_results(page: Path) -> tuple[str, str]:
+    """What is before and after the place for results in the page. Raises Unavailable when it has none."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise Unavailable(f"{page} has no place for results; put these two lines into it: {BEGIN} and {END}")
+    return before, after
+
+
+def write(page: Path, found: Report) -> None:
+    """Put the results into the page and the chart next to it. Raises Unavailable when the page has no markers."""
+    before, after = around_the_results(page)
     picture = page.with_suffix(".svg")
     write_whole(picture, svg(_TITLE, bars(found)), mode=0o644)
     write_whole(page, f"{before}{BEGIN}\n\n{markdown(found, picture.name)}\n{END}{after}", mode=0o644)

@@ -6,6 +6,7 @@ placed, so that ids and times agree and rows come in the order in which orders a
 
 from collections.abc import Mapping, Sequence
 
+# Called as those of orders.lua.
 USERS = 500_000
 SKUS = 10_000
 UNITS = 1_000_000_000
@@ -18,7 +19,7 @@ _NUMBERS = (
     f"{_DIGITS} a, {_DIGITS} b, {_DIGITS} c, {_DIGITS} d, {_DIGITS} e)"
 )
 _SKU = f"CONCAT('FILLED-', LPAD(MOD(n, {SKUS}), 5, '0'))"
-_USER = f"CONCAT('filled-', LPAD(MOD(n * 7919, {USERS}), 6, '0'))"
+_USER = f"CONCAT('user-', LPAD(MOD(n * 7919, {USERS}), 6, '0'))"
 _PAYMENT_ID = (
     "CONCAT(LEFT(order_id, 14), '7', SUBSTR(digits, 18, 3), '-8', SUBSTR(digits, 21, 3), '-', RIGHT(digits, 12))"
 )

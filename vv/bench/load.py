@@ -27,7 +27,7 @@ _DRAINED_WITHIN_S = 2
 class Orders:
     """What is ordered, in the words of ``orders.lua``.
 
-    :param run: begins every user id and idempotency key
+    :param run: begins every idempotency key, so that no other run has it
     :param sku: the SKU, or, if ``skus`` > 1, what the names of the SKUs begin with
     :param lines: different SKUs in a cart
     """

@@ -2,7 +2,7 @@
 -- The load of orders.lua in an open loop: orders are due at random, RATE a second with exponential gaps, for SECONDS,
 -- and nobody waits for a reply before the next one. The first LEAD seconds are for opening connections. Each connection
 -- takes the next slot of one common schedule as soon as it is free. A latency is counted from the slot, or from when the
--- order was sent if that was earlier; the number of the slot is in the user id, and so in the reply.
+-- order was sent if that was earlier; the amount of an order tells the number of its slot, also in the reply.
 
 dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "orders.lua")
 
@@ -11,9 +11,11 @@ ffi.cdef("typedef struct { long s, us; } wall_time; int gettimeofday(wall_time *
 local wall_time = ffi.new("wall_time")
 
 local closed_init = init
+-- An amount less this is the number of a slot.
+local NO_SLOT = 1000000
 local rate, last, due
--- wrk asks for one request beforehand, to look whether it is one.
-local slots, sent = {}, -1
+-- wrk asks for one request beforehand, to look whether it is one, and init for another, to see how long it is.
+local slots, sent = {}, -2
 -- Read by done(), which runs in another Lua state.
 latencies_us, lateness_us, planned = {}, {}, 0
 
@@ -45,20 +47,20 @@ function delay()
 end
 
 -- Slots are in the order of time, and so are the connections that come here.
-function user()
+function amount()
   sent = sent + 1
   local slot, now = slots[sent], now_ms()
   if slot then
     count(lateness_us, now - slot)
     slots[sent] = math.min(slot, now)
   end
-  return sent
+  return NO_SLOT + math.max(0, sent)
 end
 
 function response(status, headers, body)
-  local slot = body:match('"user_id": ?"[^"]*%-(%d+)"')
-  -- A reply without a user id is an error, which wrk counts.
-  if slot then count(latencies_us, now_ms() - slots[tonumber(slot)]) end
+  local total = body:match('"total_amount": ?(%d+)')
+  -- A reply without an amount is an error, which wrk counts.
+  if total then count(latencies_us, now_ms() - slots[total - NO_SLOT]) end
 end
 
 function count(histogram, ms)

@@ -1,10 +1,11 @@
 -- wrk -s orders.lua URL -- RUN SKU SKUS LINES
---   RUN    begins every user id and idempotency key, so that no other run has them
+--   RUN    begins every idempotency key, so that no other run has it
 --   SKU    what is bought; of SKUS > 1 it is what their names begin with, a dash and four digits following
 --   LINES  different SKUs in a cart
 -- Every part has a fixed width, so that Content-Length is the same for all requests.
 
-local USERS = 100000
+-- Those that the full tables have, so that their indexes are hit where a shop's would be.
+local USERS = 500000
 local head, run, sku, skus, lines
 local requests = 0
 
@@ -17,26 +18,24 @@ function init(args)
     "POST " .. wrk.path .. " HTTP/1.1",
     "Host: " .. wrk.host .. (wrk.port and ":" .. wrk.port or ""),
     "Content-Type: application/json",
-    "Content-Length: " .. #body(0),
+    "Content-Length: " .. #body(amount()),
     "Idempotency-Key: " .. run .. "-",
   }, "\r\n")
 end
 
-function user()
-  return math.random(0, USERS - 1)
+function amount()
+  return 1999999
 end
 
-function body(n)
-  local user_id = string.format('{"user_id":"%s-%06d",', run, n)
-  if lines == 1 then
-    return user_id .. '"sku":"' .. name(math.random(0, skus - 1)) .. '","total_amount":1999}'
-  end
+function body(total)
+  local order = string.format('{"user_id":"user-%06d","total_amount":%d,', math.random(0, USERS - 1), total)
+  if lines == 1 then return order .. '"sku":"' .. name(math.random(0, skus - 1)) .. '"}' end
   local items = {}
   local first, step = math.random(0, skus - 1), math.random(1, math.floor((skus - 1) / (lines - 1)))
   for n = 1, lines do
     items[n] = '{"sku":"' .. name((first + n * step) % skus) .. '","quantity":1}'
   end
-  return user_id .. '"items":[' .. table.concat(items, ",") .. '],"total_amount":1999}'
+  return order .. '"items":[' .. table.concat(items, ",") .. "]}"
 end
 
 function name(n)
@@ -45,7 +44,7 @@ end
 
 function request()
   requests = requests + 1
-  return string.format("%s%09d\r\n\r\n%s", head, requests, body(user()))
+  return string.format("%s%09d\r\n\r\n%s", head, requests, body(amount()))
 end
 
 -- One line of JSON. The latencies come as they are: pairs of a latency in microseconds and how often it was seen.

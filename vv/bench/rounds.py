@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from vv.bench.load import Wrk
 from vv.bench.plan import FLOOR, PEAK_OF, Measurement, turns
-from vv.bench.runs import Run, make_run, merged
+from vv.bench.runs import Run, make_run, merged, no_run
 from vv.bench.stacks import Stacks
 from vv.bench.targets import Floor, OwnStack, Target
 
@@ -65,11 +65,14 @@ class Rounds:
 
     async def _make(self, one: Measurement, number: int, seconds: int) -> Run:
         rate = one.of_peak * self._peak() if one.of_peak else None
+        if rate == 0:
+            return no_run(one, number, "no run so far has shown a peak to take a share of")
         return await make_run(self._target(one.server), self._wrk, one, number=number, seconds=seconds, rate=rate)
 
     def _target(self, server: str) -> Target:
         return Floor(self._stacks) if server == FLOOR else OwnStack(self._stacks, server)
 
     def _peak(self) -> float:
-        """The best throughput so far, also of a run that does not count: a rate to try is all that it is for."""
-        return max(run.per_second for run in self.runs if run.measurement in PEAK_OF)
+        """The best throughput so far, 0 when there is none."""
+        results = (run for run in self.runs if run.no_result is None)
+        return max((run.per_second for run in results if run.measurement in PEAK_OF), default=0)

@@ -20,7 +20,9 @@ LATE_MS_MAX = 2.0
 class Run:
     """What a run showed.
 
-    :param replies: orders that were answered with success
+    :param orders: completed orders, by the database; of a server without one that we know: replies
+    :param seconds: from the first order to the last one that was completed; or for how long orders were sent
+    :param replies: orders that were answered until the load ended
     :param latencies: microseconds to a reply -> how often
     :param late_ms: how late orders were sent, the 99th percentile; None in a closed loop
     :param rate: orders a second that were to be sent; None in a closed loop
@@ -33,6 +35,7 @@ class Run:
     round: int
     started_at: datetime
     seconds: float
+    orders: int
     replies: int
     latencies: Counter[int] = field(repr=False)
     late_ms: float | None
@@ -43,7 +46,7 @@ class Run:
 
     @property
     def per_second(self) -> float:
-        return self.replies / self.seconds
+        return self.orders / self.seconds if self.seconds else 0.0
 
     @property
     def latency_ms(self) -> dict[str, float]:
@@ -52,7 +55,7 @@ class Run:
     @property
     def cpu_ms(self) -> dict[str, float]:
         """Milliseconds of CPU an order, by process."""
-        return {name: 1000 * spent / max(1, self.replies) for name, spent in self.cpu_s.items()}
+        return {name: 1000 * spent / max(1, self.orders) for name, spent in self.cpu_s.items()}
 
 
 async def make_run(
@@ -79,24 +82,27 @@ async def make_run(
     if sku is None:
         await target.prepare(warm_up)
     await wrk.run(target.url, warm_up, connections=wanted.clients, seconds=_WARM_UP_S, rate=rate)
-    await target.settle(warm_up, started_at)
+    await target.settled(warm_up, started_at)
 
     pids = target.pids()
     for pid in pids.values():
         measure.forget_peak_memory(pid)
     before = measure.cpu_s_of(pids)
     result = await wrk.run(target.url, counted, connections=wanted.clients, seconds=seconds, rate=rate)
+    # What was on its way when the load ended was work, too.
+    tally = await target.settled(counted, started_at)
     after = measure.cpu_s_of(pids)
     memory_mb = measure.peak_memory_mb_of(pids)
 
-    no_result = _what_went_wrong(result) or await target.why_not(counted, result, started_at, wanted.clients)
+    no_result = _what_went_wrong(result) or await target.why_not(counted, result, tally, started_at, wanted.clients)
     if no_result is None and target.pids() != pids:
         no_result = "a process died and was started again"
     return Run(
         measurement=wanted.name,
         round=number,
         started_at=started_at,
-        seconds=result.seconds,
+        seconds=result.seconds if tally is None or rate else tally.seconds,
+        orders=result.replies if tally is None else tally.completed,
         replies=result.replies,
         latencies=result.latencies,
         late_ms=latency.quantile_ms(result.lateness, 0.99) if rate else None,
@@ -107,12 +113,18 @@ async def make_run(
     )
 
 
+def no_run(wanted: Measurement, number: int, why: str) -> Run:
+    """In place of a run that could not be made."""
+    return Run(wanted.name, number, datetime.now(UTC), 0.0, 0, 0, Counter(), None, None, {}, {}, why)
+
+
 def merged(slices: Sequence[Run]) -> Run:
     """The slices of a run as one. One slice without a result leaves none."""
     first = slices[0]
     return replace(
         first,
         seconds=sum(one.seconds for one in slices),
+        orders=sum(one.orders for one in slices),
         replies=sum(one.replies for one in slices),
         latencies=latency.merged([one.latencies for one in slices]),
         cpu_s={name: sum(one.cpu_s[name] for one in slices) for name in first.cpu_s},

@@ -14,7 +14,7 @@ from vv.audit_facts import first_order_id, open_books
 from vv.bench.load import Orders, Result
 from vv.bench.plan import FLOOR
 from vv.bench.stacks import Stacks
-from vv.bench.tally import settled_tally
+from vv.bench.tally import Tally, settled_tally
 from vv.errors import Unavailable
 
 UNITS = 1_000_000_000
@@ -38,11 +38,16 @@ class Target(Protocol):
     async def prepare(self, orders: Orders) -> None:
         """Create the stock. Raises Unavailable."""
 
-    async def settle(self, orders: Orders, since: datetime) -> None:
-        """Wait until nothing of these orders, which were sent after ``since``, is on its way any more."""
+    async def settled(self, orders: Orders, since: datetime) -> Tally | None:
+        """Wait until nothing of these orders, which were sent after ``since``, is on its way any more.
 
-    async def why_not(self, orders: Orders, result: Result, since: datetime, in_flight: int) -> str | None:
-        """Why the result is none, or None. Of orders without a reply there may be ``in_flight``."""
+        What its database says of them, if there is any to look into. Raises Unavailable.
+        """
+
+    async def why_not(
+        self, orders: Orders, result: Result, tally: Tally | None, since: datetime, in_flight: int
+    ) -> str | None:
+        """Why the result of a load that has settled is none, or None. Orders without a reply may be ``in_flight``."""
 
 
 class Floor:
@@ -60,10 +65,12 @@ class Floor:
     async def prepare(self, orders: Orders) -> None:
         pass
 
-    async def settle(self, orders: Orders, since: datetime) -> None:
-        pass
+    async def settled(self, orders: Orders, since: datetime) -> Tally | None:
+        return None
 
-    async def why_not(self, orders: Orders, result: Result, since: datetime, in_flight: int) -> str | None:
+    async def why_not(
+        self, orders: Orders, result: Result, tally: Tally | None, since: datetime, in_flight: int
+    ) -> str | None:
         return None
 
 
@@ -95,24 +102,25 @@ class OwnStack:
         except ServiceError as error:
             raise Unavailable(f"The stock for a run could not be created: {error.detail}") from error
 
-    async def settle(self, orders: Orders, since: datetime) -> None:
+    async def settled(self, orders: Orders, since: datetime) -> Tally | None:
         url = self._databases.service_urls["order"]
         try:
-            await settled_tally(url, orders.run, first_order_id(since), _SETTLED_WITHIN_S)
+            return await settled_tally(url, orders.run, first_order_id(since), _SETTLED_WITHIN_S)
         except DatabaseUnavailable as error:
-            raise Unavailable(f"The database of the stack {self._name} cannot be read: {error.detail}.") from error
+            raise Unavailable(f"The database of the stack {self._name} cannot be read: {error.detail}") from error
 
-    async def why_not(self, orders: Orders, result: Result, since: datetime, in_flight: int) -> str | None:
-        urls = self._databases.service_urls
+    async def why_not(
+        self, orders: Orders, result: Result, tally: Tally | None, since: datetime, in_flight: int
+    ) -> str | None:
+        assert tally is not None
+        if tally.completed != tally.orders:
+            return f"of {tally.orders} orders {tally.completed} were completed"
+        if tally.taken_up:
+            return f"{tally.taken_up} orders were finished by recovery, not by their request"
+        if not 0 <= tally.completed - result.replies <= in_flight:
+            return f"{result.replies} orders were answered, {tally.completed} are in the database"
         try:
-            tally = await settled_tally(urls["order"], orders.run, first_order_id(since), _SETTLED_WITHIN_S)
-            if tally.completed != tally.orders:
-                return f"of {tally.orders} orders {tally.completed} were completed"
-            if tally.taken_up:
-                return f"{tally.taken_up} orders were finished by recovery, not by their request"
-            if not 0 <= tally.completed - result.replies <= in_flight:
-                return f"{result.replies} orders were answered, {tally.completed} are in the database"
-            async with open_books(urls, since) as books:
+            async with open_books(self._databases.service_urls, since) as books:
                 report = await audit(books)
         except DatabaseUnavailable as error:
             return f"the books could not be read: {error.detail}"
@@ -136,7 +144,9 @@ class Elsewhere:
             if inventory_url
             else "Nothing but the status of the replies was checked, for want of --inventory-url."
         )
-        self._units_before = 0
+        # At the end of the latest load, and by what that load had lowered it.
+        self._units_left = 0
+        self._sold = 0
 
     def pids(self) -> Mapping[str, int]:
         return {}
@@ -145,27 +155,25 @@ class Elsewhere:
         for sku in orders.sku_names if self._inventory_url else ():
             await self._call("POST", "/inventory/create", {"product_id": "bench", "sku": sku, "quantity": UNITS})
 
-    async def settle(self, orders: Orders, since: datetime) -> None:
+    async def settled(self, orders: Orders, since: datetime) -> Tally | None:
         if self._inventory_url is None:
             await asyncio.sleep(_QUIET_S)
-            return
+            return None
         units = await self._units(orders)
         while True:
             await asyncio.sleep(_QUIET_S)
             before, units = units, await self._units(orders)
             if before == units:
-                self._units_before = units
-                return
+                self._sold = self._units_left - units
+                self._units_left = units
+                return None
 
-    async def why_not(self, orders: Orders, result: Result, since: datetime, in_flight: int) -> str | None:
-        if self._inventory_url is None:
+    async def why_not(
+        self, orders: Orders, result: Result, tally: Tally | None, since: datetime, in_flight: int
+    ) -> str | None:
+        if self._inventory_url is None or 0 <= self._sold - result.replies * orders.lines <= in_flight * orders.lines:
             return None
-        units_before = self._units_before
-        await self.settle(orders, since)
-        sold = units_before - self._units_before
-        if 0 <= sold - result.replies * orders.lines <= in_flight * orders.lines:
-            return None
-        return f"{result.replies} orders of {orders.lines} units were answered, the stock went down by {sold}"
+        return f"{result.replies} orders of {orders.lines} units were answered, the stock went down by {self._sold}"
 
     async def _units(self, orders: Orders) -> int:
         """What is left of all SKUs."""
