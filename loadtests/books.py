@@ -41,21 +41,26 @@ class Purchase:
 
 @dataclass
 class Books:
-    """The units of each SKU that were put in, and those that completed orders hold.
+    """The units of each SKU: what was put in, what completed orders have taken, and what was given back.
 
     ``open`` are purchases without a definite answer yet, ``accepted`` those answered 202, ``cancelling`` those whose
-    cancellation is not confirmed yet. Units are counted as returned when their cancellation is sent, as they may be
-    sold again before its reply is here; so ``held`` is never too high, and too low only while one is under way.
+    cancellation is not confirmed yet. Units count as returned when their cancellation is sent, as they may be sold
+    again before its reply is here.
     """
 
     put_in: dict[str, int] = field(default_factory=dict)
-    held: Counter[str] = field(default_factory=Counter)
+    sold: Counter[str] = field(default_factory=Counter)
+    returned: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     open: set[Purchase] = field(default_factory=set)
     accepted: set[Purchase] = field(default_factory=set)
     cancelling: set[Purchase] = field(default_factory=set)
     recent: deque[Purchase] = field(default_factory=lambda: deque(maxlen=_RECENT_MAX))
     _order_ids: set[str] = field(default_factory=set)
+
+    def held(self, sku: str) -> int:
+        """Units in completed orders. Never too many, and too few only while a cancellation is under way."""
+        return self.sold[sku] - self.returned[sku]
 
     @property
     def unfinished(self) -> list[Purchase]:
@@ -80,7 +85,7 @@ class Books:
         purchase.order_id = order_id
         self._order_ids.add(order_id)
         self._close(purchase, "completed")
-        self.held.update(purchase.items)
+        self.sold.update(purchase.items)
         self.recent.append(purchase)
         return is_new
 
@@ -92,7 +97,7 @@ class Books:
         """The cancellation is about to be sent; from now on the units may be sold again."""
         purchase.is_cancelled = True
         self.cancelling.add(purchase)
-        self.held.subtract(purchase.items)
+        self.returned.update(purchase.items)
 
     def cancel(self, purchase: Purchase) -> None:
         """The cancellation is carried out."""

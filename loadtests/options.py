@@ -1,8 +1,9 @@
 """What a load test can be told, on the command line and on the web page alike."""
 
-from argparse import ArgumentTypeError, Namespace
+from argparse import Action, ArgumentTypeError, Namespace
 from dataclasses import dataclass, fields
 from typing import Any
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,20 @@ class Options:
             except ArgumentTypeError as error:
                 raise ArgumentTypeError(f"{flag}: {error}") from None
         for name in ("inventory_url", "payment_url"):
-            given[name] = given[name].rstrip("/")
+            given[name] = base_url(given[name])
         return cls(**given)
+
+
+def base_url(text: str) -> str:
+    """The URL of a service, without a slash at its end. Raises ArgumentTypeError."""
+    try:
+        parts = urlsplit(text)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url:
+        raise ArgumentTypeError(f"{text!r} is not the URL of a service, such as http://127.0.0.1:8081.")
+    return text.rstrip("/")
 
 
 @dataclass(frozen=True)
@@ -77,17 +90,34 @@ _NUMBERS = {
 }
 
 
+class _ShowOptions(Action):
+    """Locust prints its own help before it has read a locustfile."""
+
+    def __call__(self, parser: Any, *_: object) -> None:
+        ours = type(parser)(
+            prog="locust -f loadtests/locustfile.py",
+            usage="%(prog)s [locust's options, see --help] [options] [FlashSale] [BrowseAndBuy] [Steady]",
+            description="--host is the order service, http://127.0.0.1:8081 by default.",
+            add_help=False,
+        )
+        add_options(ours)
+        ours.print_help()
+        parser.exit()
+
+
 def add_options(parser: Any) -> None:
     """Add the options to locust's own."""
-    group = parser.add_argument_group("VV-Ecommerce", "--host is the order service, http://127.0.0.1:8081 by default.")
+    text = "Show these options and exit."
+    parser.add_argument("--help-options", action=_ShowOptions, nargs=0, include_in_web_ui=False, help=text)
     for name, port in (("inventory", 8082), ("payment", 8083)):
-        default = f"http://127.0.0.1:{port}"
+        default, variable = f"http://127.0.0.1:{port}", f"{name.upper()}_URL"
         text = f"The {name} service (default: {default})."
-        group.add_argument(f"--{name}-url", default=default, env_var=f"{name.upper()}_URL", metavar="URL", help=text)
+        flag = f"--{name}-url"
+        parser.add_argument(flag, default=default, env_var=variable, type=base_url, metavar="URL", help=text)
     text = "End of the names of the run's SKUs, random unless given; what exists already is sold on as it is."
-    group.add_argument("--sku-tag", default="", metavar="TAG", help=text)
+    parser.add_argument("--sku-tag", default="", metavar="TAG", help=text)
     for flag, number in _NUMBERS.items():
         text = f"{number.help.removesuffix('.')} (default: {number.default})."
-        group.add_argument(flag, default=number.default, type=number, metavar="NUMBER", help=text)
+        parser.add_argument(flag, default=number.default, type=number, metavar="NUMBER", help=text)
     text = "Take 503 overloaded with Retry-After for a refusal, not for a broken promise: for overload on purpose."
-    group.add_argument("--allow-overload", action="store_true", help=text)
+    parser.add_argument("--allow-overload", action="store_true", help=text)

@@ -11,7 +11,7 @@ from locust import events
 from locust.env import Environment
 from locust.runners import STATE_RUNNING, MasterRunner, Runner, WorkerRunner
 
-from options import Options, add_options
+from options import Options, add_options, base_url
 from shop import CannotOpen, Shop
 
 DEFAULT_HOST = "http://127.0.0.1:8081"
@@ -51,13 +51,11 @@ def _on_test_start(environment: Environment, **_: Any) -> None:
     try:
         assert environment.parsed_options is not None
         options = Options.of(environment.parsed_options)
-        environment.host = (environment.host or DEFAULT_HOST).rstrip("/")
+        environment.host = base_url(environment.host or DEFAULT_HOST)
         _open_shop = Shop(environment, options, environment.host)
         _open_shop.open()
     except (ArgumentTypeError, CannotOpen) as error:
-        _open_shop = None
-        environment.process_exit_code = 2
-        logging.getLogger(__name__).critical("The run cannot begin. %s", error)
+        _give_up(environment, str(error))
         gevent.spawn(_end, environment)
         # Nobody is to be spawned.
         raise gevent.GreenletExit from None
@@ -66,6 +64,9 @@ def _on_test_start(environment: Environment, **_: Any) -> None:
 @events.test_stop.add_listener
 def _on_test_stop(environment: Environment, **_: Any) -> None:
     if _open_shop is None:
+        return
+    if not _open_shop.is_open:
+        _give_up(environment, "It was stopped before the goods were put in.")
         return
     _open_shop.settle()
     if not _open_shop.promises.are_kept:
@@ -79,9 +80,9 @@ def _on_quitting(environment: Environment, **_: Any) -> None:
     """Ctrl-C comes here first: the final account is part of the run."""
     if _open_shop is None or _open_shop.is_settled:
         return
-    if environment.runner is not None:
-        environment.runner.stop()
-    if not _open_shop.is_settled:
+    assert environment.runner is not None
+    environment.runner.stop()
+    if _open_shop is not None and not _open_shop.is_settled:
         environment.process_exit_code = 1
         print("The run was interrupted in its final account; what it found is incomplete.", file=sys.stderr)
 
@@ -90,6 +91,13 @@ def _on_quitting(environment: Environment, **_: Any) -> None:
 def _on_quit(exit_code: int, **_: Any) -> None:
     if _open_shop is not None:
         _show(_open_shop)
+
+
+def _give_up(environment: Environment, why: str) -> None:
+    global _open_shop
+    _open_shop = None
+    environment.process_exit_code = 2
+    logging.getLogger(__name__).critical("The run could not begin. %s", why)
 
 
 def _end_when_all_have_left(environment: Environment, runner: Runner) -> None:
@@ -110,7 +118,7 @@ def _end(environment: Environment) -> None:
 
 def _show(shop: Shop) -> None:
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in shop.books.outcomes.most_common())
-    held, put_in = shop.books.held[shop.hot], shop.books.put_in[shop.hot]
+    held, put_in = shop.books.held(shop.hot), shop.books.put_in[shop.hot]
     lines = [
         "",
         f"Orders: {outcomes or 'none'}.",

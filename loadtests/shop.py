@@ -12,6 +12,7 @@ from locust.env import Environment
 
 from api import Api
 from books import Books, Purchase
+from common.contracts.inventory import StockLevel
 from common.contracts.orders import Order, OrderStatus
 from common.contracts.payments import Payment, PaymentStatus
 from options import Options
@@ -23,7 +24,7 @@ PRICE = 500
 
 _LOOK_AT_STOCK_EVERY_S = 1.0
 _LOOK_AT_UNFINISHED_EVERY_S = 0.2
-_FINISHED_AT_ONCE = 20
+_CALLS_AT_ONCE = 20
 _REFUSALS = {"out_of_stock", "payment_declined", "order_cancelled"}
 
 
@@ -38,6 +39,7 @@ class Shop:
         self.options = options
         self.books = Books()
         self.promises = Promises(self._report)
+        self.is_open = False
         self.is_settled = False
         tag = options.sku_tag or secrets.token_hex(4)
         self.product_id = f"load-{tag}"
@@ -47,7 +49,7 @@ class Shop:
         self._numbers = itertools.count(1)
         self._environment = environment
         self._host = host
-        session = FastHttpSession(host, environment.events.request, user=None, concurrency=_FINISHED_AT_ONCE)
+        session = FastHttpSession(host, environment.events.request, user=None, concurrency=_CALLS_AT_ONCE)
         self._api = Api(session, options, self.promises, suffix=" (check)")
         self._inspector: gevent.Greenlet | None = None
 
@@ -65,9 +67,10 @@ class Shop:
                     f"The service at {at} is not ready: {reply}. Start the stack (make up) or name its URL."
                 )
         quantities = {self.hot: self.options.stock} | dict.fromkeys(self.catalogue, self.options.catalogue_stock)
-        for sku, quantity in quantities.items():
-            reply = self._api.put_in(self.product_id, sku, quantity)
-            self.books.put_in[sku] = quantity if reply.status == 201 else self._found(sku, reply)
+        problems = Pool(_CALLS_AT_ONCE).map(lambda sku: self._put_in(sku, quantities[sku]), quantities)
+        if any(problems):
+            raise CannotOpen(next(problem for problem in problems if problem))
+        self.is_open = True
         self._inspector = gevent.spawn(self._inspect)
 
     def buyer(self) -> str:
@@ -134,18 +137,21 @@ class Shop:
                 self.check_replay(self._api, purchase)
         self.is_settled = True
 
-    def _found(self, sku: str, reply: Reply) -> int:
-        level = self._api.stock(sku) if reply.code == "sku_exists" else None
+    def _put_in(self, sku: str, quantity: int) -> str | None:
+        """What went wrong, if anything."""
+        reply = self._api.put_in(self.product_id, sku, quantity)
+        level = self._api.stock(sku) if reply.code == "sku_exists" else reply.read(StockLevel)
         if level is None:
-            raise CannotOpen(f"The stock of {sku} could not be put in: {reply}.")
-        return level.quantity
+            return f"The stock of {sku} could not be put in: {reply}."
+        self.books.put_in[sku] = level.quantity
+        return None
 
     def _complete(self, purchase: Purchase, order_id: str) -> None:
         is_new = self.books.complete(purchase, order_id)
         sentence = "Two purchases were given the same order."
         self.promises.check(Promise.NO_OVERSELL, is_new, sentence, f"(order {order_id})")
         for sku in purchase.items:
-            held, put_in = self.books.held[sku], self.books.put_in[sku]
+            held, put_in = self.books.held(sku), self.books.put_in[sku]
             sentence = "More units of a SKU were sold than were put in."
             self.promises.check(Promise.NO_OVERSELL, held <= put_in, sentence, f"({sku}: {held} of {put_in})")
 
@@ -153,25 +159,27 @@ class Shop:
         """Look at the stock every second."""
         while True:
             gevent.sleep(_LOOK_AT_STOCK_EVERY_S)
-            # What was sold before the look has left the stock; what is cancelled until its reply may be back.
-            sold = self.books.held.copy()
-            levels = self._api.stocks(self.product_id)
-            for level in levels or ():
-                held = min(sold[level.sku], self.books.held[level.sku])
-                self._check_units(level.sku, held, level.quantity, is_final=False)
+            sold = self.books.sold.copy()
+            for sku, left in self._stock().items():
+                # What was sold before the look has left the stock; what is returned by now may have been back.
+                self._check_units(sku, sold[sku] - self.books.returned[sku], left, is_final=False)
+
+    def _stock(self) -> dict[str, int]:
+        levels = self._api.stocks(self.product_id) or ()
+        return {level.sku: level.quantity for level in levels if level.sku in self.books.put_in}
 
     def _count_units(self) -> None:
-        levels = {level.sku: level.quantity for level in self._api.stocks(self.product_id) or ()}
+        stock = self._stock()
         for sku in self.books.put_in:
-            left = levels.get(sku)
+            left = stock.get(sku)
             if left is None:
                 sentence = "The stock could not be read at the end."
                 self.promises.check(Promise.NO_OVERSELL, False, sentence, f"({sku})")
             else:
-                self._check_units(sku, self.books.held[sku], left, is_final=not self.books.unfinished)
+                self._check_units(sku, self.books.held(sku), left, is_final=not self.books.unfinished)
 
     def _check_units(self, sku: str, held: int, left: int, *, is_final: bool) -> None:
-        put_in = self.books.put_in.get(sku, 0)
+        put_in = self.books.put_in[sku]
         holds = left >= 0 and (held + left == put_in if is_final else held + left <= put_in)
         sentence = "Units sold and units left are not the units that were put in."
         self.promises.check(Promise.NO_OVERSELL, holds, sentence, f"({sku}: {held} sold, {left} left, {put_in} put in)")
@@ -179,7 +187,7 @@ class Shop:
     def _finish(self, unfinished: list[Purchase]) -> None:
         """Drive what is unfinished to its end, several at a time, as long as there is time."""
         deadline = time.monotonic() + self.options.settle
-        Pool(_FINISHED_AT_ONCE).map(lambda purchase: self._wait_for(purchase, deadline), unfinished)
+        Pool(_CALLS_AT_ONCE).map(lambda purchase: self._wait_for(purchase, deadline), unfinished)
         for purchase in unfinished:
             sentence = f"An order had not ended {self.options.settle:g} s after the run."
             where = f"(order {purchase.order_id or 'unknown'}, Idempotency-Key {purchase.key})"
