@@ -37,6 +37,8 @@ def _on_init_command_line_parser(parser: Any) -> None:
 def _on_init(environment: Environment, runner: Any, **_: Any) -> None:
     if isinstance(runner, MasterRunner | WorkerRunner):
         sys.exit("The load tests run in one process, which sees every sale: no --master, --worker or --processes.")
+    # gevent's clock stood still while modules were imported, and --run-time would be short by as much.
+    gevent.get_hub().loop.update_now()
 
     @events.spawning_complete.add_listener
     def _on_spawning_complete(user_count: int) -> None:

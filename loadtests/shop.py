@@ -131,11 +131,14 @@ class Shop:
             self._inspector.kill()
         self._finish(self.books.unfinished)
         self._count_units()
-        for purchase in [purchase for purchase in self.books.recent if self.books.has_ended(purchase)]:
+        Pool(_CALLS_AT_ONCE).map(self._look_again, list(self.books.recent))
+        self.is_settled = True
+
+    def _look_again(self, purchase: Purchase) -> None:
+        if self.books.has_ended(purchase):
             self.check_payment(self._api, purchase)
             if purchase.answer is not None and not purchase.is_cancelled:
                 self.check_replay(self._api, purchase)
-        self.is_settled = True
 
     def _put_in(self, sku: str, quantity: int) -> str | None:
         """What went wrong, if anything."""
