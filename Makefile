@@ -4,11 +4,11 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench test lint check lock clean
+.PHONY: help setup up demo bench load test lint check lock clean
 
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
-# Given to vv or pytest: make up ARGS="--port-offset 100", make test ARGS="-k checkout -x"
+# Given to vv, locust or pytest: make up ARGS="--port-offset 100", make test ARGS="-k checkout -x"
 ARGS ?=
 
 help: ## This list
@@ -24,6 +24,9 @@ demo: setup ## Hold a flash sale and check the books
 
 bench: setup ## Measure orders a second and latencies
 	@exec $(VENV)/bin/vv bench $(ARGS)
+
+load: $(VENV)/.load ## Load-test a running stack: a web page, or make load ARGS="--headless FlashSale -u 500 -r 500"
+	@exec $(VENV)/bin/locust -f loadtests/locustfile.py --class-picker --web-host 127.0.0.1 $(ARGS)
 
 test: $(VENV)/.dev ## Run every test
 	@$(VENV)/bin/python -m pytest $(ARGS)
@@ -46,7 +49,9 @@ lock: $(VENV)/.runtime ## Resolve the versions in requirements/ anew
 		mv "$$output.new" "$$output"
 	}
 	compile runtime
-	compile dev --extra test --extra lint --constraint requirements/runtime.txt
+	compile load --extra load --constraint requirements/runtime.txt
+	# The load tests are tested, too.
+	compile dev --extra test --extra lint --extra load --constraint requirements/load.txt
 
 clean: ## Remove .venv and caches; .data stays
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -56,6 +61,11 @@ $(VENV)/.runtime: requirements/runtime.txt setup.cfg pyproject.toml | $(VENV)/bi
 	@echo 'Installing what requirements/runtime.txt pins.'
 	$(PIP) --require-hashes -r requirements/runtime.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.load: $(VENV)/.runtime requirements/load.txt
+	@echo 'Installing what requirements/load.txt pins.'
+	$(PIP) --require-hashes -r requirements/load.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
