@@ -43,6 +43,9 @@ class Batcher(Generic[Item, Result]):
     caller of that item. Nothing waits while nothing is in flight. While something is, items gather until the batch is
     full, or for ``batch_gather_s`` seconds if another batch may be in flight, or until the one in flight is done.
 
+    ``under_way`` tells how many items are further down the line, at work or waiting in batchers behind this one. Items
+    gather then, too, until they are as many: a line works best in few large groups, and they form where it begins.
+
     As long as items come one at a time, each runs in its caller's own task; with ``max_batch=1`` all do.
     """
 
@@ -54,8 +57,10 @@ class Batcher(Generic[Item, Result]):
         metrics: Metrics,
         *,
         in_flight_max: int | None = None,
+        under_way: Callable[[], int] = lambda: 0,
     ) -> None:
         self._run = run
+        self._under_way = under_way
         self._settings = settings
         self._in_flight_max = in_flight_max or settings.batches_in_flight_max
         self._queue: deque[_Waiting[Item, Result]] = deque()
@@ -73,7 +78,7 @@ class Batcher(Generic[Item, Result]):
         """
         if self._settings.max_batch == 1:
             return await self._run_alone(item)
-        if self._last_was_alone and not self._running and not self._queue:
+        if self._last_was_alone and not self._running and not self._queue and self._under_way() <= 1:
             running: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._begin(running, 1)
             self._wait.observe(0)
@@ -105,11 +110,8 @@ class Batcher(Generic[Item, Result]):
         """Start what may start now: at once if nothing is in flight, else a batch that is full or has waited enough."""
         while self._queue and len(self._running) < self._in_flight_max:
             waited_s = time.perf_counter() - self._queue[0].since
-            if (
-                self._running
-                and len(self._queue) < self._settings.max_batch
-                and waited_s < self._settings.batch_gather_s
-            ):
+            others = self._running or len(self._queue) < self._under_way()
+            if others and len(self._queue) < self._settings.max_batch and waited_s < self._settings.batch_gather_s:
                 self._look_again_in(self._settings.batch_gather_s - waited_s)
                 return
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._settings.max_batch))]
@@ -131,6 +133,9 @@ class Batcher(Generic[Item, Result]):
 
     def _look_again_in(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
+        if seconds == 0 and isinstance(self._next_look, asyncio.TimerHandle):
+            self._next_look.cancel()
+            self._next_look = None
         if self._next_look is None:
             self._next_look = loop.call_later(seconds, self._look) if seconds else loop.call_soon(self._look)
 

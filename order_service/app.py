@@ -76,7 +76,7 @@ def make_app(settings: Settings) -> web.Application:
     payments = AsyncPaymentClient(settings.payment_url, timeout_s=settings.call_timeout_s)
     orders = Orders(database, settings.lease_s, order_metrics.count)
     batches = Batches(
-        accept=Batcher("accept", orders.accept, settings, metrics),
+        accept=Batcher("accept", orders.accept, settings, metrics, under_way=lambda: checkout.under_way),
         move=Batcher("move", orders.move, settings, metrics),
         reserve=Batcher("reserve", inventory.decrease_batch, settings, metrics),
         release=Batcher("release", inventory.rollback_batch, settings, metrics),

@@ -112,6 +112,11 @@ class Checkout:
         bind_orders(order_id)
         return await self._drive(await self._orders.begin_cancel(order_id, asked))
 
+    @property
+    def under_way(self) -> int:
+        """How many orders are being driven now."""
+        return len(self._drivers)
+
     async def drain(self) -> None:
         """Wait for the orders that are being driven after their request was answered."""
         while self._drivers:

@@ -237,3 +237,24 @@ async def test_what_waits_behind_a_lone_item_goes_even_if_that_is_cancelled(
     journal.gate.set()
     assert await behind == 30
     assert journal.batches == [[1], [2], [3]]
+
+
+async def test_items_gather_until_they_are_as_many_as_are_under_way(journal: Journal) -> None:
+    """Where a line begins its newcomers form a group as large as the one ahead, but do not wait for it for long."""
+    under_way = 3
+    settings = ServiceSettings(database_url=SecretStr("mysql://u:p@h/d"), port=1, max_batch=8, batch_gather_s=60)
+    batcher: Batcher[int, int] = Batcher("test", journal.run, settings, Metrics("test"), under_way=lambda: under_way)
+    two = asyncio.create_task(submit(batcher, 1, 2))
+    await asyncio.sleep(0.02)
+    assert journal.batches == []
+    assert await batcher.submit(3) == 30
+    assert await two == [10, 20]
+    assert journal.batches == [[1, 2, 3]]
+
+    under_way = 0
+    assert await batcher.submit(4) == 40
+
+    under_way = 3
+    patient = settings.model_copy(update={"batch_gather_s": 0.02})
+    async with asyncio.timeout(1):
+        assert await Batcher("test", journal.run, patient, Metrics("test"), under_way=lambda: under_way).submit(5) == 50
