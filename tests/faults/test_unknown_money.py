@@ -149,8 +149,8 @@ async def test_an_order_whose_key_somebody_else_used_ends(
     await payments.refund(order_id=placed.order_id)
 
 
-@pytest.mark.parametrize("text", ["50%-off", "A%%B", "%s", "%d%", "100%"])
-async def test_a_percent_sign_is_a_character_like_others(
+@pytest.mark.parametrize("text", ["50%-off", "A%%B", "%s", "%d%", "100%", "';COMMIT;--", '";\\', "a\\';"])
+async def test_what_means_something_to_sql_is_text_like_any_other(
     text: str, orders: AsyncOrderClient, inventory: AsyncInventoryClient
 ) -> None:
     """What is stored is what was sent, in every field that takes text, and a replay finds it again."""
