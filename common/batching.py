@@ -103,8 +103,11 @@ class Batcher(Generic[Item, Result]):
 
     async def drain(self) -> None:
         """Wait until every item that was submitted has its outcome."""
-        while self._running:
-            await asyncio.wait(self._running)
+        while self._running or self._queue:
+            if self._running:
+                await asyncio.wait(self._running)
+            else:
+                await asyncio.sleep(self._settings.batch_gather_s)
 
     def _start_batches(self) -> None:
         """Start what may start now: at once if nothing is in flight, else a batch that is full or has waited enough."""

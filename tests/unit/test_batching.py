@@ -258,3 +258,14 @@ async def test_items_gather_until_they_are_as_many_as_are_under_way(journal: Jou
     patient = settings.model_copy(update={"batch_gather_s": 0.02})
     async with asyncio.timeout(1):
         assert await Batcher("test", journal.run, patient, Metrics("test"), under_way=lambda: under_way).submit(5) == 50
+
+
+async def test_drain_waits_also_for_items_that_gather(journal: Journal) -> None:
+    """What was taken in is carried out before the service ends, whether it is on its way yet or not."""
+    settings = ServiceSettings(database_url=SecretStr("mysql://u:p@h/d"), port=1, batch_gather_s=0.02)
+    batcher: Batcher[int, int] = Batcher("test", journal.run, settings, Metrics("test"), under_way=lambda: 9)
+    waiting = asyncio.create_task(batcher.submit(1))
+    await asyncio.sleep(0)
+    await batcher.drain()
+    assert journal.batches == [[1]]
+    assert await waiting == 10
