@@ -178,7 +178,7 @@ class TestRuns:
             ({"replies": 0}, "no order was answered"),
             ({"planned": 10, "lateness": Counter({1_999: 10})}, None),
             ({"planned": 11, "lateness": Counter()}, "of 11 orders 10 were answered"),
-            ({"planned": 10, "lateness": Counter({0: 9, 2_500: 1})}, "the load generator was late, by 2.5 ms"),
+            ({"planned": 10, "lateness": Counter({0: 9, 6_500: 1})}, "the load generator was late, by 6.5 ms"),
         ],
     )
     def test_what_makes_a_run_no_result(self, changes: dict[str, Any], problem: str | None) -> None:
