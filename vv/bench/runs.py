@@ -13,8 +13,8 @@ from vv.bench.targets import Target
 
 _WARM_UP_S = 1
 # An open loop whose sender is later than that shows the sender, not the server.
-# On a busy core the scheduler lets wrk wait for a slice, 3 ms on Linux; latencies are counted from when orders were due,
-# so what wrk is late by makes them longer, never shorter.
+# On a busy core the scheduler lets wrk wait for a slice, 3 ms on Linux. Latencies are counted from when orders were
+# due, so what wrk is late by makes them longer, never shorter.
 LATE_MS_MAX = 5.0
 
 
