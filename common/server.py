@@ -4,8 +4,10 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -81,11 +83,26 @@ async def _serve(app: web.Application, settings: ServiceSettings, *, is_worker: 
         log.info("draining")
         app[DRAINING].set()
         await asyncio.sleep(settings.drain_delay_s)
-        await site.stop()
+        await _close_port(site, runner)
         await asyncio.sleep(_LAST_REQUESTS_S)
     finally:
         await runner.cleanup()
     log.info("stopped")
+
+
+async def _close_port(site: web.TCPSite, runner: web.AppRunner) -> None:
+    """Close the port, and serve those who had connected to it: the system resets whom nobody has accepted yet."""
+    assert isinstance(site._server, asyncio.Server)
+    assert runner.server is not None
+    connected: list[socket.socket] = []
+    for listening in site._server.sockets:
+        with socket.socket(fileno=os.dup(listening.fileno())) as queue, contextlib.suppress(BlockingIOError):
+            while True:
+                connected.append(queue.accept()[0])
+    await site.stop()
+    for connection in connected:
+        connection.setblocking(False)
+        await asyncio.get_running_loop().connect_accepted_socket(runner.server, connection)
 
 
 def _stop_with_the_supervisor(stopped: asyncio.Event) -> None:
