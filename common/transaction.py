@@ -116,8 +116,3 @@ class Transaction:
 def utc(naive: datetime) -> datetime:
     """A DATETIME of ours, which is UTC, as an aware datetime."""
     return naive.replace(tzinfo=UTC)
-
-
-def naive(aware: datetime) -> datetime:
-    """A time in UTC as a DATETIME of ours."""
-    return aware.replace(tzinfo=None)
