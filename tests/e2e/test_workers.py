@@ -263,9 +263,8 @@ class TestDeath:
 
     def test_the_folder_of_the_metrics_is_removed(self, inventory_of_two: ServiceProcess) -> None:
         """Nothing is left in the temporary folder once the service has ended."""
-        pid = next(iter(pids_of(inventory_of_two).values()))
-        maps = Path(f"/proc/{pid}/maps").read_text()
-        folder = next(Path(line.split()[-1]).parent for line in maps.splitlines() if line.endswith("counter_0.db"))
+        maps = Path(f"/proc/{pids_of(inventory_of_two)['0']}/maps").read_text()
+        folder = next(Path(line.split()[-1]).parent for line in maps.splitlines() if "/vv-metrics-" in line)
         assert folder.stat().st_mode & 0o777 == 0o700
         assert inventory_of_two.stop() == 0
         assert not folder.exists()
