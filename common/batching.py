@@ -36,15 +36,27 @@ def as_outcome(result: Result | BaseException) -> Result | ServiceError:
     return InternalError()
 
 
+async def run_in_halves(run: RunBatch[Item, Result], items: Sequence[Item]) -> Sequence[Result | Exception]:
+    """One outcome an item, in order; what all of them are refused for is found by running their halves."""
+    if not items:
+        return []
+    try:
+        return await run([*items])
+    except Exception as error:
+        is_outage = isinstance(error, ServiceError) and not error.is_refusal
+        if len(items) == 1 or is_outage:
+            return [error] * len(items)
+    middle = len(items) // 2
+    return [*await run_in_halves(run, items[:middle]), *await run_in_halves(run, items[middle:])]
+
+
 class Batcher(Generic[Item, Result]):
     """Runs items in batches; each caller gets the outcome of its own item.
 
     ``run`` takes a list and gives one outcome an item, in order; an outcome that is an exception is raised to the
-    caller of that item. Nothing waits while nothing is in flight. While something is, items gather until the batch is
-    full, or for ``batch_gather_s`` seconds if another batch may be in flight, or until the one in flight is done.
-
-    ``under_way`` tells how many items are further down the line, at work or waiting in batchers behind this one. Items
-    gather then, too, until they are as many: a line works best in few large groups, and they form where it begins.
+    caller of that item. Nothing waits while nothing is in flight. While something is, items gather until there are as
+    many as in flight (few large batches cost less than many small ones), or the batch is full, or ``batch_gather_s``
+    seconds have passed; and until fewer than ``in_flight_max`` batches are in flight.
 
     As long as items come one at a time, each runs in its caller's own task; with ``max_batch=1`` all do.
     """
@@ -57,14 +69,12 @@ class Batcher(Generic[Item, Result]):
         metrics: Metrics,
         *,
         in_flight_max: int | None = None,
-        under_way: Callable[[], int] = lambda: 0,
     ) -> None:
         self._run = run
-        self._under_way = under_way
         self._settings = settings
         self._in_flight_max = in_flight_max or settings.batches_in_flight_max
         self._queue: deque[_Waiting[Item, Result]] = deque()
-        self._running: set[asyncio.Future[None]] = set()
+        self._running: dict[asyncio.Future[None], int] = {}
         self._last_was_alone = False
         self._next_look: asyncio.Handle | None = None
         self._size = metrics.batch_size.labels(name)
@@ -78,7 +88,7 @@ class Batcher(Generic[Item, Result]):
         """
         if self._settings.max_batch == 1:
             return await self._run_alone(item)
-        if self._last_was_alone and not self._running and not self._queue and self._under_way() <= 1:
+        if self._last_was_alone and not self._running and not self._queue:
             running: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._begin(running, 1)
             self._wait.observe(0)
@@ -105,7 +115,7 @@ class Batcher(Generic[Item, Result]):
         """Wait until every item that was submitted has its outcome."""
         while self._running or self._queue:
             if self._running:
-                await asyncio.wait(self._running)
+                await asyncio.wait([*self._running])
             else:
                 await asyncio.sleep(self._settings.batch_gather_s)
 
@@ -113,8 +123,8 @@ class Batcher(Generic[Item, Result]):
         """Start what may start now: at once if nothing is in flight, else a batch that is full or has waited enough."""
         while self._queue and len(self._running) < self._in_flight_max:
             waited_s = time.perf_counter() - self._queue[0].since
-            others = self._running or len(self._queue) < self._under_way()
-            if others and len(self._queue) < self._settings.max_batch and waited_s < self._settings.batch_gather_s:
+            enough = min(self._settings.max_batch, sum(self._running.values()))
+            if len(self._queue) < enough and waited_s < self._settings.batch_gather_s:
                 self._look_again_in(self._settings.batch_gather_s - waited_s)
                 return
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._settings.max_batch))]
@@ -126,11 +136,11 @@ class Batcher(Generic[Item, Result]):
         self._last_was_alone = size == 1
         self._in_flight.inc()
         self._size.observe(size)
-        self._running.add(batch)
+        self._running[batch] = size
         batch.add_done_callback(self._end)
 
     def _end(self, batch: "asyncio.Future[None]") -> None:
-        self._running.discard(batch)
+        del self._running[batch]
         self._in_flight.dec()
         self._start_batches()
 
@@ -159,17 +169,7 @@ class Batcher(Generic[Item, Result]):
         await self._settle(batch)
 
     async def _settle(self, batch: list[_Waiting[Item, Result]]) -> None:
-        """Run a batch; what the whole of it is refused for is found by running its halves."""
-        try:
-            outcomes = await self._run([waiting.item for waiting in batch])
-        except Exception as error:
-            is_outage = isinstance(error, ServiceError) and not error.is_refusal
-            if len(batch) > 1 and not is_outage:
-                middle = len(batch) // 2
-                await self._settle(batch[:middle])
-                await self._settle(batch[middle:])
-                return
-            outcomes = [error] * len(batch)
+        outcomes = await run_in_halves(self._run, [waiting.item for waiting in batch])
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if waiting.outcome.done():
                 continue

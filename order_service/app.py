@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from aiohttp import web
 
@@ -30,12 +31,14 @@ from common.web import Route
 from common.web import make_app as make_web_app
 from order_service.checkout import Batches, Checkout
 from order_service.handlers import Handlers
+from order_service.letting_go import LettingGo
 from order_service.metrics import OrderMetrics
 from order_service.orders import Orders
+from order_service.purchase import Purchases
 from order_service.recovery import make_recovery
 from order_service.settings import Settings
 
-CHARGE_CALLS_MAX = 256
+GROUPS_MAX = 256
 SCHEMA_REVISION = "0003_create_order_events"
 
 
@@ -75,15 +78,19 @@ def make_app(settings: Settings) -> web.Application:
     inventory = AsyncInventoryClient(settings.inventory_url, timeout_s=settings.call_timeout_s)
     payments = AsyncPaymentClient(settings.payment_url, timeout_s=settings.call_timeout_s)
     orders = Orders(database, settings.lease_s, order_metrics.count)
+    let_go = LettingGo(orders, settings)
+    reached = crash_points(settings.crash_point)
+    purchases = Purchases(orders, inventory, payments, let_go, settings, reached)
+    # The gateway decides how long a purchase takes; no group of orders waits for another's.
+    purchasing = partial(Batcher, settings=settings, metrics=metrics, in_flight_max=GROUPS_MAX)
+    sharing = partial(Batcher, settings=settings, metrics=metrics)
     batches = Batches(
-        accept=Batcher("accept", orders.accept, settings, metrics, under_way=lambda: checkout.under_way),
-        move=Batcher("move", orders.move, settings, metrics),
-        reserve=Batcher("reserve", inventory.decrease_batch, settings, metrics),
-        release=Batcher("release", inventory.rollback_batch, settings, metrics),
-        # The gateway decides how long a charge takes; no charge waits for another's.
-        charge=Batcher("charge", payments.create_batch, settings, metrics, in_flight_max=CHARGE_CALLS_MAX),
+        begin=purchasing("begin", purchases.begin),
+        purchase=purchasing("purchase", purchases.decide),
+        release=sharing("release", inventory.rollback_batch),
+        move=sharing("move", orders.move),
     )
-    checkout = Checkout(orders, batches, payments, settings, crash_points(settings.crash_point))
+    checkout = Checkout(orders, batches, payments, let_go, settings, reached)
     recovery = make_recovery(database, checkout, metrics, lease_s=settings.lease_s)
 
     @asynccontextmanager

@@ -78,12 +78,13 @@ class NewOrder:
             created_at=now,
             updated_at=now,
             lines=self.lines,
+            trace=self.trace,
         )
 
 
 @dataclass(frozen=True)
 class OrderRow:
-    """A row of ``orders``, columns in this order, with its lines."""
+    """A row of ``orders``, columns in this order, with its lines, and the trace of the request if that is known."""
 
     order_id: str
     user_id: str
@@ -99,6 +100,7 @@ class OrderRow:
     created_at: datetime
     updated_at: datetime
     lines: Mapping[str, int] = field(default_factory=dict)
+    trace: str | None = None
 
     @property
     def deduct_key(self) -> str:

@@ -1,0 +1,133 @@
+"""The purchase: orders are accepted, reserved and charged together, and what became of them is written together."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+from common import context
+from common.background import CrashPoints
+from common.batching import as_outcome, run_in_halves
+from common.clients import AsyncInventoryClient, AsyncPaymentClient
+from common.contracts.inventory import DecreaseStock, OutOfStock, SkuNotFound, StockRequestRolledBack
+from common.contracts.orders import OrderStatus
+from common.contracts.payments import Payment, PaymentCancelled, PaymentDeclined, PaymentStatus
+from common.errors import IdempotencyMismatch, ServiceError
+from order_service import domain
+from order_service.domain import Move, NewOrder, OrderRow
+from order_service.letting_go import LettingGo, StillUnknown
+from order_service.orders import Orders
+from order_service.settings import Settings
+
+# The refusals that decide about an order. Any other error, even a 4xx, says nothing about stock or money.
+# IdempotencyMismatch: somebody else has used the order's key for something of his own, which is not to be touched.
+NO_STOCK = (OutOfStock, SkuNotFound, StockRequestRolledBack, IdempotencyMismatch)
+NO_MONEY = (PaymentDeclined, PaymentCancelled, IdempotencyMismatch)
+
+Decision: TypeAlias = Move | StillUnknown
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An order as the purchase left it, and whether whoever placed it is to drive it on."""
+
+    order: OrderRow
+    goes_on: bool
+
+
+class Purchases:
+    """Lists in, one outcome an item out, in order. One order is a list of one."""
+
+    def __init__(
+        self,
+        orders: Orders,
+        inventory: AsyncInventoryClient,
+        payments: AsyncPaymentClient,
+        let_go: LettingGo,
+        settings: Settings,
+        reached: CrashPoints,
+    ) -> None:
+        self._orders = orders
+        self._inventory = inventory
+        self._payments = payments
+        self._let_go = let_go
+        self._timeout_s = settings.checkout_timeout_s
+        self._reached = reached
+
+    async def begin(self, new: Sequence[NewOrder]) -> list[Begun]:
+        """Accept orders, and purchase those that are new. An earlier order that has the same key is left as it is."""
+        orders = await self._orders.accept(new)
+        self._reached("created")
+        # From here on all that is wanted of the callers' time is that they have an answer before it is over.
+        context.set_deadline(self._timeout_s)
+        fresh = [order for item, order in zip(new, orders, strict=True) if order.order_id == item.order_id]
+        begun = await self._carry_out(fresh)
+        return [begun.get(order.order_id) or Begun(order, goes_on=False) for order in orders]
+
+    async def decide(self, orders: Sequence[OrderRow]) -> list[Decision]:
+        """Take the stock and the money of orders; what to write of each.
+
+        If a charge is not decided at once, it is written that the stock is taken.
+        """
+        decisions: dict[str, Decision] = {}
+        reserved = []
+        wanted = [
+            DecreaseStock(items=order.stock_lines, request_id=order.deduct_key, order_id=order.order_id)
+            for order in orders
+        ]
+        for order, stock in zip(orders, await _each(self._inventory.decrease_batch, wanted), strict=True):
+            if isinstance(stock, ServiceError):
+                decisions[order.order_id] = _without_stock(order, stock)
+            else:
+                reserved.append(order)
+        if reserved:
+            self._reached("stock_taken")
+        for order, charge in zip(
+            reserved, await _each(self._payments.create_batch, [order.charge for order in reserved]), strict=True
+        ):
+            decision = settle(order, charge, OrderStatus.INVENTORY_RESERVED)
+            is_open = isinstance(decision, StillUnknown)
+            decisions[order.order_id] = Move(order, (OrderStatus.INVENTORY_RESERVED,)) if is_open else decision
+        return [decisions[order.order_id] for order in orders]
+
+    async def _carry_out(self, orders: Sequence[OrderRow]) -> dict[str, Begun]:
+        decisions = await self.decide(orders)
+        moves = [decision for decision in decisions if isinstance(decision, Move)]
+        if any(move.to is OrderStatus.COMPLETED for move in moves):
+            self._reached("charged")
+        moved = iter(await run_in_halves(self._orders.move, moves))
+        left = [decision if isinstance(decision, StillUnknown) else next(moved) for decision in decisions]
+        return {order.order_id: await self._begun(order, outcome) for order, outcome in zip(orders, left, strict=True)}
+
+    async def _begun(self, order: OrderRow, outcome: OrderRow | Exception) -> Begun:
+        if isinstance(outcome, Exception):
+            return Begun(await self._let_go.of(order, outcome), goes_on=False)
+        return Begun(outcome, goes_on=outcome.status not in domain.FINAL)
+
+
+async def _each(
+    run: Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]], items: Sequence[Item]
+) -> list[Result | ServiceError]:
+    return [as_outcome(outcome) for outcome in await run_in_halves(run, items)]
+
+
+def _without_stock(order: OrderRow, error: ServiceError) -> Decision:
+    if isinstance(error, NO_STOCK):
+        return Move.because_of(error, order, OrderStatus.FAILED)
+    return StillUnknown("reserve", error)
+
+
+def settle(order: OrderRow, charge: Payment | ServiceError, *so_far: OrderStatus) -> Decision:
+    """What follows from the answer to a charge; ``so_far`` are transitions that are written with it."""
+    if isinstance(charge, NO_MONEY):
+        return Move.because_of(charge, order, *so_far, OrderStatus.FAILING)
+    if isinstance(charge, ServiceError):
+        return StillUnknown("charge", charge)
+    if charge.status is PaymentStatus.REFUNDED:
+        refunded = PaymentCancelled("The payment was refunded before the order was completed.")
+        return Move.because_of(refunded, order, *so_far, OrderStatus.FAILING)
+    if charge.status is not PaymentStatus.CAPTURED:
+        return StillUnknown("charge")
+    # Nothing remains to be done between the two, so they are written together.
+    return Move(order, (*so_far, OrderStatus.PAID, OrderStatus.COMPLETED))
