@@ -54,9 +54,10 @@ class Batcher(Generic[Item, Result]):
     """Runs items in batches; each caller gets the outcome of its own item.
 
     ``run`` takes a list and gives one outcome an item, in order; an outcome that is an exception is raised to the
-    caller of that item. Nothing waits while nothing is in flight. While something is, items gather until there are as
-    many as in flight (few large batches cost less than many small ones), or the batch is full, or ``batch_gather_s``
-    seconds have passed; and until fewer than ``in_flight_max`` batches are in flight.
+    caller of that item. While nothing is in flight items wait only as long as each turn of the event loop brings
+    further ones. While something is, they gather until they are as many as are in flight (few large batches cost less
+    than many small ones), or a full batch, or ``batch_gather_s`` seconds have passed; and until fewer than
+    ``in_flight_max`` batches are in flight.
 
     As long as items come one at a time, each runs in its caller's own task; with ``max_batch=1`` all do.
     """
@@ -76,6 +77,7 @@ class Batcher(Generic[Item, Result]):
         self._queue: deque[_Waiting[Item, Result]] = deque()
         self._running: dict[asyncio.Future[None], int] = {}
         self._last_was_alone = False
+        self._seen = 0
         self._next_look: asyncio.Handle | None = None
         self._size = metrics.batch_size.labels(name)
         self._wait = metrics.batch_wait.labels(name)
@@ -120,20 +122,31 @@ class Batcher(Generic[Item, Result]):
                 await asyncio.sleep(self._settings.batch_gather_s)
 
     def _start_batches(self) -> None:
-        """Start what may start now: at once if nothing is in flight, else a batch that is full or has waited enough."""
         while self._queue and len(self._running) < self._in_flight_max:
-            waited_s = time.perf_counter() - self._queue[0].since
-            enough = min(self._settings.max_batch, sum(self._running.values()))
-            if len(self._queue) < enough and waited_s < self._settings.batch_gather_s:
-                self._look_again_in(self._settings.batch_gather_s - waited_s)
+            wait_s = self._wait_s()
+            if wait_s is not None:
+                self._look_again_in(wait_s)
                 return
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._settings.max_batch))]
             # Deadline, request id and trace of one caller are not the others'; who is alone keeps his own.
             context = batch[0].context if len(batch) == 1 else contextvars.Context()
             self._begin(asyncio.get_running_loop().create_task(self._run_batch(batch), context=context), len(batch))
 
+    def _wait_s(self) -> float | None:
+        """Seconds until a batch of what has gathered may be due; ``None`` if it is now, 0 for the loop's next turn."""
+        count = len(self._queue)
+        if count >= self._settings.max_batch:
+            return None
+        if not self._running:
+            # A burst takes several turns to arrive.
+            is_growing, self._seen = count > self._seen, count
+            return 0 if is_growing else None
+        left_s = self._settings.batch_gather_s - (time.perf_counter() - self._queue[0].since)
+        return left_s if count < sum(self._running.values()) and left_s > 0 else None
+
     def _begin(self, batch: "asyncio.Future[None]", size: int) -> None:
         self._last_was_alone = size == 1
+        self._seen = 0
         self._in_flight.inc()
         self._size.observe(size)
         self._running[batch] = size

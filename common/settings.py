@@ -45,7 +45,7 @@ class ServiceSettings(BaseSettings):
     )
     batches_in_flight_max: int = Field(1, ge=1, description="batches of one kind on their way at once")
     batch_gather_s: float = Field(
-        0.01, ge=0, description="seconds that items gather for another batch while others are on their way"
+        0.02, ge=0, description="seconds that items gather for another batch while others are on their way"
     )
     batch_queue_max: int = Field(
         10_000, ge=1, description="items waiting for a batch of one kind; one more gets 503 and `Retry-After`"

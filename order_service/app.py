@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 from aiohttp import web
 
@@ -38,7 +37,6 @@ from order_service.purchase import Purchases
 from order_service.recovery import make_recovery
 from order_service.settings import Settings
 
-GROUPS_MAX = 256
 SCHEMA_REVISION = "0003_create_order_events"
 
 
@@ -81,16 +79,12 @@ def make_app(settings: Settings) -> web.Application:
     let_go = LettingGo(orders, settings)
     reached = crash_points(settings.crash_point)
     purchases = Purchases(orders, inventory, payments, let_go, settings, reached)
-    # The gateway decides how long a purchase takes; no group of orders waits for another's.
-    purchasing = partial(Batcher, settings=settings, metrics=metrics, in_flight_max=GROUPS_MAX)
-    sharing = partial(Batcher, settings=settings, metrics=metrics)
     batches = Batches(
-        begin=purchasing("begin", purchases.begin),
-        purchase=purchasing("purchase", purchases.decide),
-        release=sharing("release", inventory.rollback_batch),
-        move=sharing("move", orders.move),
+        # The gateway decides how long a purchase takes; no group of orders waits for another's.
+        begin=Batcher("begin", purchases.begin, settings, metrics, in_flight_max=settings.purchases_in_flight_max),
+        move=Batcher("move", orders.move, settings, metrics),
     )
-    checkout = Checkout(orders, batches, payments, let_go, settings, reached)
+    checkout = Checkout(orders, purchases, batches, inventory, payments, let_go, settings, reached)
     recovery = make_recovery(database, checkout, metrics, lease_s=settings.lease_s)
 
     @asynccontextmanager

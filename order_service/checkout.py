@@ -9,8 +9,7 @@ from uuid_utils import uuid7
 from common import context
 from common.background import CrashPoints
 from common.batching import Batcher
-from common.clients import AsyncPaymentClient
-from common.contracts.inventory import RollbackStock, StockChange
+from common.clients import AsyncInventoryClient, AsyncPaymentClient
 from common.contracts.orders import CreateOrder, OrderStatus
 from common.contracts.payments import Payment, PaymentStatus
 from common.errors import IdempotencyMismatch, RequestInProgress, ServiceError
@@ -19,7 +18,7 @@ from order_service import domain
 from order_service.domain import LostRace, Move, NewOrder, OrderRow
 from order_service.letting_go import LettingGo, StillUnknown
 from order_service.orders import Orders
-from order_service.purchase import Begun, settle
+from order_service.purchase import Begun, Decision, Purchases, settle
 from order_service.settings import Settings
 
 MONEY_RETURNED = {PaymentStatus.DECLINED, PaymentStatus.VOIDED, PaymentStatus.REFUNDED}
@@ -36,15 +35,13 @@ class Placed:
 
 @dataclass(frozen=True)
 class Batches:
-    """What orders do together: new ones their whole purchase, those that are driven one by one a step each."""
+    """What orders do together: new ones their whole purchase, those that are driven one by one their transactions."""
 
     begin: Batcher[NewOrder, Begun]
-    purchase: Batcher[OrderRow, Move]
-    release: Batcher[RollbackStock, StockChange]
     move: Batcher[Move, OrderRow]
 
     async def drain(self) -> None:
-        for batcher in (self.begin, self.purchase, self.release, self.move):
+        for batcher in (self.begin, self.move):
             await batcher.drain()
 
 
@@ -52,21 +49,25 @@ class Checkout:
     def __init__(
         self,
         orders: Orders,
+        purchases: Purchases,
         batches: Batches,
+        inventory: AsyncInventoryClient,
         payments: AsyncPaymentClient,
         let_go: LettingGo,
         settings: Settings,
         reached: CrashPoints,
     ) -> None:
         self._orders = orders
+        self._purchases = purchases
         self._batches = batches
+        self._inventory = inventory
         self._payments = payments
         self._let_go = let_go
         self._timeout_s = settings.checkout_timeout_s
         self._reached = reached
         self._drivers: set[asyncio.Task[OrderRow]] = set()
         self._steps: dict[OrderStatus, Callable[[OrderRow], Awaitable[Move]]] = {
-            OrderStatus.CREATED: batches.purchase.submit,
+            OrderStatus.CREATED: self._purchase,
             OrderStatus.INVENTORY_RESERVED: self._charge,
             OrderStatus.PAID: self._complete,
             OrderStatus.FAILING: self._release,
@@ -126,16 +127,17 @@ class Checkout:
             return await self._let_go.of(order, error)
         return order
 
+    async def _purchase(self, order: OrderRow) -> Move:
+        [decision] = await self._purchases.decide([order])
+        return _or_raise(decision)
+
     async def _charge(self, order: OrderRow) -> Move:
         """Wait for the charge of this order alone."""
         self._reached("inventory_reserved")
         try:
-            decision = settle(order, await self._payments.create(**order.charge.model_dump()))
+            return _or_raise(settle(order, await self._payments.create(**order.charge.model_dump())))
         except ServiceError as error:
-            decision = settle(order, error)
-        if isinstance(decision, StillUnknown):
-            raise decision
-        return decision
+            return _or_raise(settle(order, error))
 
     async def _complete(self, order: OrderRow) -> Move:
         return Move(order, (OrderStatus.COMPLETED,))
@@ -158,7 +160,7 @@ class Checkout:
 
     async def _return_stock(self, order: OrderRow) -> None:
         try:
-            await self._batches.release.submit(RollbackStock(request_id=order.deduct_key))
+            await self._inventory.rollback(order.deduct_key)
         except ServiceError as error:
             raise StillUnknown("return_stock", error) from None
 
@@ -167,6 +169,12 @@ class Checkout:
             return await self._payments.cancel(order.order_id)
         except ServiceError as error:
             raise StillUnknown("refund", error) from None
+
+
+def _or_raise(decision: Decision) -> Move:
+    if isinstance(decision, StillUnknown):
+        raise decision
+    return decision
 
 
 def _check_replay(order: OrderRow, new: NewOrder) -> None:

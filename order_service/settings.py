@@ -24,6 +24,10 @@ class Settings(ServiceSettings):
         10.0, gt=0, description="seconds after which a checkout that is still going on is answered with 202"
     )
 
+    purchases_in_flight_max: int = Field(
+        64, ge=1, description="groups of orders that are purchased at once, of up to `ORDER_MAX_BATCH` orders each"
+    )
+
     lease_s: float = Field(
         12.0,
         gt=0,

@@ -239,33 +239,59 @@ async def test_what_waits_behind_a_lone_item_goes_even_if_that_is_cancelled(
     assert journal.batches == [[1], [2], [3]]
 
 
-async def test_items_gather_until_they_are_as_many_as_are_under_way(journal: Journal) -> None:
-    """Where a line begins its newcomers form a group as large as the one ahead, but do not wait for it for long."""
-    under_way = 3
+async def test_items_gather_until_they_are_as_many_as_are_in_flight(journal: Journal) -> None:
+    """Where several batches may be in flight, the next one becomes as large as those ahead, but not at any price."""
     settings = ServiceSettings(database_url=SecretStr("mysql://u:p@h/d"), port=1, max_batch=8, batch_gather_s=60)
-    batcher: Batcher[int, int] = Batcher("test", journal.run, settings, Metrics("test"), under_way=lambda: under_way)
-    two = asyncio.create_task(submit(batcher, 1, 2))
+    batcher: Batcher[int, int] = Batcher("test", journal.run, settings, Metrics("test"), in_flight_max=9)
+    journal.gate.clear()
+    ahead = asyncio.create_task(submit(batcher, 1, 2, 3))
+    await asyncio.sleep(0.01)
+    two = asyncio.create_task(submit(batcher, 4, 5))
     await asyncio.sleep(0.02)
-    assert journal.batches == []
-    assert await batcher.submit(3) == 30
-    assert await two == [10, 20]
     assert journal.batches == [[1, 2, 3]]
+    third = asyncio.create_task(batcher.submit(6))
+    await asyncio.sleep(0.01)
+    assert journal.batches == [[1, 2, 3], [4, 5, 6]]
+    journal.gate.set()
+    assert [*await ahead, *await two, await third] == [10, 20, 30, 40, 50, 60]
 
-    under_way = 0
-    assert await batcher.submit(4) == 40
 
-    under_way = 3
-    patient = settings.model_copy(update={"batch_gather_s": 0.02})
+async def test_items_do_not_gather_for_long(make: Callable[..., Batcher[int, int]], journal: Journal) -> None:
+    """Few of them go after ``batch_gather_s``, although more are in flight."""
+    batcher = make(max_batch=8, batches_in_flight_max=2, batch_gather_s=0.02)
+    journal.gate.clear()
+    ahead = asyncio.create_task(submit(batcher, 1, 2, 3))
+    await asyncio.sleep(0.01)
     async with asyncio.timeout(1):
-        assert await Batcher("test", journal.run, patient, Metrics("test"), under_way=lambda: under_way).submit(5) == 50
+        lone = asyncio.create_task(batcher.submit(4))
+        while len(journal.batches) < 2:
+            await asyncio.sleep(0.001)
+    journal.gate.set()
+    assert [*await ahead, await lone] == [10, 20, 30, 40]
 
 
-async def test_drain_waits_also_for_items_that_gather(journal: Journal) -> None:
+async def test_a_burst_that_takes_several_turns_is_one_batch(
+    make: Callable[..., Batcher[int, int]], journal: Journal
+) -> None:
+    """A server reads what its clients sent at once over several turns of its event loop."""
+    batcher = make(max_batch=8)
+    callers = []
+    for item in range(1, 5):
+        callers.append(asyncio.create_task(batcher.submit(item)))
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*callers) == [10, 20, 30, 40]
+    assert journal.batches == [[1, 2, 3, 4]]
+
+
+async def test_drain_waits_also_for_items_that_gather(make: Callable[..., Batcher[int, int]], journal: Journal) -> None:
     """What was taken in is carried out before the service ends, whether it is on its way yet or not."""
-    settings = ServiceSettings(database_url=SecretStr("mysql://u:p@h/d"), port=1, batch_gather_s=0.02)
-    batcher: Batcher[int, int] = Batcher("test", journal.run, settings, Metrics("test"), under_way=lambda: 9)
-    waiting = asyncio.create_task(batcher.submit(1))
+    batcher = make(max_batch=8, batches_in_flight_max=2, batch_gather_s=0.02)
+    journal.gate.clear()
+    ahead = asyncio.create_task(submit(batcher, 1, 2))
+    await asyncio.sleep(0.01)
+    waiting = asyncio.create_task(batcher.submit(3))
     await asyncio.sleep(0)
+    journal.gate.set()
     await batcher.drain()
-    assert journal.batches == [[1]]
-    assert await waiting == 10
+    assert journal.batches == [[1, 2], [3]]
+    assert [*await ahead, await waiting] == [10, 20, 30]
