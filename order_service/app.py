@@ -34,6 +34,7 @@ from order_service.metrics import OrderMetrics
 from order_service.orders import Orders
 from order_service.recovery import make_recovery
 from order_service.settings import Settings
+from order_service.stock_calls import StockCalls
 
 CHARGE_CALLS_MAX = 256
 SCHEMA_REVISION = "0003_create_order_events"
@@ -78,8 +79,14 @@ def make_app(settings: Settings) -> web.Application:
     batches = Batches(
         accept=Batcher("accept", orders.accept, settings, metrics, under_way=lambda: checkout.under_way),
         move=Batcher("move", orders.move, settings, metrics),
-        reserve=Batcher("reserve", inventory.decrease_batch, settings, metrics),
-        release=Batcher("release", inventory.rollback_batch, settings, metrics),
+        reserve=StockCalls(
+            *("reserve", inventory.decrease_batch, settings, metrics),
+            alone=lambda item: inventory.decrease(items=item.lines, request_id=item.request_id, order_id=item.order_id),
+        ),
+        release=StockCalls(
+            *("release", inventory.rollback_batch, settings, metrics),
+            alone=lambda item: inventory.rollback(item.request_id),
+        ),
         # The gateway decides how long a charge takes; no charge waits for another's.
         charge=Batcher("charge", payments.create_batch, settings, metrics, in_flight_max=CHARGE_CALLS_MAX),
     )
