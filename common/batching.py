@@ -146,8 +146,16 @@ class Batcher(Generic[Item, Result]):
         self._next_look = None
         self._start_batches()
 
+    async def _outcomes(self, items: list[Item]) -> Sequence[Result | Exception]:
+        outcomes = await self._run(items)
+        if len(outcomes) != len(items):
+            # Whose they are nobody can tell.
+            log.error("internal_error", problem=f"{len(outcomes)} outcomes of {len(items)} items")
+            raise InternalError()
+        return outcomes
+
     async def _run_alone(self, item: Item) -> Result:
-        [outcome] = await self._run([item])
+        [outcome] = await self._outcomes([item])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -161,7 +169,7 @@ class Batcher(Generic[Item, Result]):
     async def _settle(self, batch: list[_Waiting[Item, Result]]) -> None:
         """Run a batch; what the whole of it is refused for is found by running its halves."""
         try:
-            outcomes = await self._run([waiting.item for waiting in batch])
+            outcomes = await self._outcomes([waiting.item for waiting in batch])
         except Exception as error:
             is_outage = isinstance(error, ServiceError) and not error.is_refusal
             if len(batch) > 1 and not is_outage:
