@@ -41,13 +41,22 @@ async def run_in_halves(run: RunBatch[Item, Result], items: Sequence[Item]) -> S
     if not items:
         return []
     try:
-        return await run([*items])
+        return await _run(run, [*items])
     except Exception as error:
         is_outage = isinstance(error, ServiceError) and not error.is_refusal
         if len(items) == 1 or is_outage:
             return [error] * len(items)
     middle = len(items) // 2
     return [*await run_in_halves(run, items[:middle]), *await run_in_halves(run, items[middle:])]
+
+
+async def _run(run: RunBatch[Item, Result], items: list[Item]) -> Sequence[Result | Exception]:
+    outcomes = await run(items)
+    if len(outcomes) != len(items):
+        # Whose they are nobody can tell.
+        log.error("internal_error", problem=f"{len(outcomes)} outcomes of {len(items)} items")
+        raise InternalError()
+    return outcomes
 
 
 class Batcher(Generic[Item, Result]):
@@ -170,7 +179,7 @@ class Batcher(Generic[Item, Result]):
         self._start_batches()
 
     async def _run_alone(self, item: Item) -> Result:
-        [outcome] = await self._run([item])
+        [outcome] = await _run(self._run, [item])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

@@ -96,10 +96,11 @@ class Database:
         effect: unique keys make sure of it. Raises what ``work`` raises (after a ROLLBACK), DatabaseUnavailable
         (the outcome is unknown) and Overloaded (nothing was done).
         """
+        was_lost = False
         for run in range(1, _RUNS_AT_MOST + 1):
             try:
                 async with self._cursor() as cursor:
-                    tx = Transaction(cursor)
+                    tx = Transaction(cursor, is_rerun=run > 1, was_lost=was_lost)
                     tx.defer("BEGIN")
                     result = await work(tx)
                     if not tx.is_committed:
@@ -111,6 +112,7 @@ class Database:
                     raise _as_service_error(error) from error
                 self._metrics.transaction_retries.labels(str(errno)).inc()
                 log.debug("transaction_run_again", errno=errno, run=run)
+                was_lost = was_lost or errno in _AMBIGUOUS
             await asyncio.sleep(random.uniform(0, 0.005 * 2**run))
         raise AssertionError("unreachable")
 

@@ -32,7 +32,7 @@ class ServiceSettings(BaseSettings):
         10.0, gt=0, description="seconds a request waits for a database connection before it gets 503"
     )
     lock_wait_s: int = Field(
-        5, ge=1, description="seconds a statement waits for a row lock before its transaction is run again"
+        1, ge=1, description="seconds a statement waits for a row lock before its transaction is run again"
     )
     transaction_timeout_s: float = Field(
         15.0,

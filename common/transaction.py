@@ -43,10 +43,14 @@ class Transaction:
     are sent in one packet with the next one that is waited for. The first that fails keeps the rest from being run.
     """
 
-    def __init__(self, cursor: Any) -> None:
+    def __init__(self, cursor: Any, *, is_rerun: bool = False, was_lost: bool = False) -> None:
         self._cursor = cursor
         self._deferred: list[tuple[str, Answer]] = []
         self.is_committed = False
+        self.is_rerun = is_rerun
+        """Whether it was tried before, and the server or the network said no."""
+        self.was_lost = was_lost
+        """Whether an earlier run may have been committed, without anybody hearing of it."""
 
     def defer(self, sql: str, args: Sequence[Any] | None = None) -> Answer:
         """Run a statement together with the next one that is waited for; its answer is there after that."""
@@ -102,6 +106,12 @@ class Transaction:
         answer = self.defer(sql, args)
         await self.flush()
         return answer.count
+
+    def start_again(self) -> None:
+        """Undo what was done so far, and begin anew, together with the next statement that is waited for."""
+        self._deferred = []
+        self.defer("ROLLBACK")
+        self.defer("BEGIN")
 
     async def commit(self) -> None:
         """Commit in the same round trip as what was deferred; nothing may follow.

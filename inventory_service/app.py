@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from common.batching import Batcher
 from common.contracts.base import Outcomes, Page
 from common.contracts.inventory import (
     CreateStock,
@@ -25,6 +24,7 @@ from common.contracts.inventory import (
     StockLevel,
     StockLevels,
     StockLimitExceeded,
+    StockLocked,
     StockRequestRolledBack,
 )
 from common.database import Database
@@ -33,6 +33,7 @@ from common.telemetry import Metrics
 from common.web import BATCH_BODY_BYTES_MAX, Route
 from common.web import make_app as make_web_app
 from inventory_service.handlers import Decreases, Handlers, Rollbacks
+from inventory_service.line import Line
 from inventory_service.settings import Settings
 from inventory_service.stock import Stock
 
@@ -56,7 +57,7 @@ def routes(handlers: Handlers) -> list[Route]:
         Route(
             "POST", "/inventory/decrease", handlers.decrease, "Take stock, all lines or none",
             body=DecreaseStock, replies={200: StockChange},
-            errors=[OutOfStock, SkuNotFound, StockRequestRolledBack, IdempotencyMismatch],
+            errors=[OutOfStock, SkuNotFound, StockLocked, StockRequestRolledBack, IdempotencyMismatch],
         ),
         Route(
             "POST", "/inventory/decrease/batch", handlers.decrease_batch, "Several decreases at once",
@@ -69,7 +70,7 @@ def routes(handlers: Handlers) -> list[Route]:
         ),
         Route(
             "POST", "/inventory/rollback", handlers.rollback, "Undo a decrease, or keep it from ever happening",
-            body=RollbackStock, replies={200: StockChange},
+            body=RollbackStock, replies={200: StockChange}, errors=[StockLocked],
         ),
         Route(
             "POST", "/inventory/rollback/batch", handlers.rollback_batch, "Several rollbacks at once",
@@ -86,8 +87,8 @@ def make_app(settings: Settings) -> web.Application:
     metrics = Metrics("inventory", settings.workers)
     database = Database.from_settings(settings, metrics)
     stock = Stock(database)
-    decreases: Decreases = Batcher("decreases", stock.decrease, settings, metrics)
-    rollbacks: Rollbacks = Batcher("rollbacks", stock.rollback, settings, metrics)
+    decreases: Decreases = Line("decreases", stock.decrease, settings, metrics)
+    rollbacks: Rollbacks = Line("rollbacks", stock.rollback, settings, metrics)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

@@ -23,6 +23,10 @@ DECIDING_KINDS = {
 }
 
 
+# The member of a recorded refusal that holds the lines of the request; no caller gets to see it.
+_ASKED = "asked_lines"
+
+
 @dataclass(frozen=True)
 class ChangeRequest:
     """A wish to change stock: ``lines`` maps each SKU to its delta, in SKU order.
@@ -93,7 +97,7 @@ def allocate(
 def _decide(request: ChangeRequest, levels: Mapping[str, int]) -> list[LedgerRow]:
     refusal = _refusal(request, levels)
     if refusal is not None:
-        return [refused_row(request.request_id, refusal, request.kind, request.order_id)]
+        return [refused_row(request.request_id, refusal, request.kind, request.order_id, request.lines)]
     return [
         LedgerRow(request.request_id, request.kind, line, sku, delta, levels[sku] + delta, request.order_id)
         for line, (sku, delta) in enumerate(request.lines.items(), start=1)
@@ -118,10 +122,15 @@ def _refusal(request: ChangeRequest, levels: Mapping[str, int]) -> ServiceError 
 
 
 def refused_row(
-    request_id: str, refusal: ServiceError, kind: LedgerKind = LedgerKind.DEDUCT, order_id: str | None = None
+    request_id: str,
+    refusal: ServiceError,
+    kind: LedgerKind = LedgerKind.DEDUCT,
+    order_id: str | None = None,
+    lines: Mapping[str, int] | None = None,
 ) -> LedgerRow:
     """The record that a request took nothing and never will, so that a late copy of it is refused alike."""
-    return LedgerRow(request_id, kind, 1, None, 0, 0, order_id, json.dumps(refusal.to_problem()))
+    record = refusal.to_problem() | ({_ASKED: dict(lines)} if lines is not None else {})
+    return LedgerRow(request_id, kind, 1, None, 0, 0, order_id, json.dumps(record))
 
 
 def outcome_of(request_id: str, rows: list[LedgerRow]) -> StockChange | ServiceError:
@@ -129,14 +138,18 @@ def outcome_of(request_id: str, rows: list[LedgerRow]) -> StockChange | ServiceE
     if is_rolled_back(rows):
         return StockRequestRolledBack(f"The request {request_id} was rolled back.")
     if rows[0].refusal is not None:
-        return error_from_problem(json.loads(rows[0].refusal))
+        record = json.loads(rows[0].refusal)
+        record.pop(_ASKED, None)
+        return error_from_problem(record)
     return _change(request_id, rows)
 
 
 def replay(request: ChangeRequest, rows: list[LedgerRow]) -> StockChange | ServiceError:
     """The answer to a request that was decided before; the same id with other lines is a mistake of the caller."""
-    taken = {row.sku: row.delta for row in rows if row.kind is request.kind and row.sku is not None}
-    if taken and taken != dict(request.lines):
+    asked = {row.sku: row.delta for row in rows if row.kind is request.kind and row.sku is not None}
+    if rows[0].refusal is not None:
+        asked = json.loads(rows[0].refusal).get(_ASKED, {})
+    if asked and asked != dict(request.lines):
         return IdempotencyMismatch(f"The request_id {request.request_id} was used before with other lines.")
     return outcome_of(request.request_id, rows)
 

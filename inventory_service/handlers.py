@@ -1,6 +1,5 @@
 """From HTTP to a use case and back."""
 
-from common.batching import Batcher
 from common.contracts.base import Page
 from common.contracts.inventory import (
     CreateStock,
@@ -12,17 +11,17 @@ from common.contracts.inventory import (
     RollbackStock,
     RollbackStockBatch,
     SkuQuery,
-    StockChange,
     StockLevels,
 )
 from common.errors import unwrap
 from common.paging import decode_cursor, encode_cursor
 from common.telemetry import bind_orders
 from common.web import Call, Reply, batch_reply
+from inventory_service.line import Line
 from inventory_service.stock import Stock
 
-Decreases = Batcher[DecreaseStock, StockChange]
-Rollbacks = Batcher[str, StockChange]
+Decreases = Line[DecreaseStock]
+Rollbacks = Line[str]
 
 
 class Handlers:

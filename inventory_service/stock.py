@@ -1,7 +1,8 @@
 """What the inventory service does. Each use case takes a list and gives one outcome an item, in order."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
+from itertools import chain
 
 from uuid_utils import uuid7
 
@@ -16,6 +17,7 @@ from common.contracts.inventory import (
     SkuNotFound,
     StockChange,
     StockLevel,
+    StockLocked,
 )
 from common.database import Database
 from common.errors import ServiceError
@@ -38,9 +40,14 @@ class Stock:
         named = [(str(uuid7()), item) for item in items]
         return await self._database.transaction(partial(_create, items=named))
 
-    async def decrease(self, items: Sequence[DecreaseStock]) -> list[StockChange | ServiceError]:
+    async def decrease(
+        self, items: Sequence[DecreaseStock], *, wait_for: str | None = None, avoid: Collection[str] = ()
+    ) -> list[StockChange | ServiceError]:
         """Take stock in the order given. Outcomes: the change, or OutOfStock, SkuNotFound, StockRequestRolledBack,
-        IdempotencyMismatch."""
+        IdempotencyMismatch, or StockLocked if somebody else holds a SKU, or it is one to ``avoid``.
+
+        Nobody waits for a lock but for that of ``wait_for``, and nobody waits while he holds one.
+        """
         return await self._change(
             [
                 ChangeRequest(
@@ -51,21 +58,35 @@ class Stock:
                     repeatable=item.request_id is not None,
                 )
                 for item in items
-            ]
+            ],
+            wait_for,
+            avoid,
         )
 
     async def increase(self, items: Sequence[IncreaseStock]) -> list[StockChange | ServiceError]:
-        """Add stock. Outcomes: the change, or SkuNotFound, StockLimitExceeded, IdempotencyMismatch."""
-        return await self._change(
-            [ChangeRequest(item.request_id, LedgerKind.RESTOCK, {item.sku: item.quantity}) for item in items]
-        )
+        """Add stock, waiting for the first SKU. Outcomes: the change, or SkuNotFound, StockLimitExceeded,
+        IdempotencyMismatch, or StockLocked if somebody else holds another one."""
+        requests = [ChangeRequest(item.request_id, LedgerKind.RESTOCK, {item.sku: item.quantity}) for item in items]
+        return await self._change(requests, items[0].sku, ())
 
-    async def _change(self, requests: Sequence[ChangeRequest]) -> list[StockChange | ServiceError]:
-        return await self._database.transaction(partial(_change, requests=requests))
+    async def _change(
+        self, requests: Sequence[ChangeRequest], wait_for: str | None, avoid: Collection[str]
+    ) -> list[StockChange | ServiceError]:
+        avoided = [_first_of(request.lines, avoid) for request in requests]
+        if None not in avoided:
+            return _merged(avoided, ())
+        work = partial(_change, requests=requests, wait_for=wait_for, avoid=avoid)
+        return await self._database.transaction(work)
 
-    async def rollback(self, request_ids: Sequence[str]) -> list[StockChange]:
-        """Give back what each decrease took; one that has not arrived yet will be refused when it does."""
-        return await self._database.transaction(partial(_rollback, request_ids=request_ids))
+    async def rollback(
+        self, request_ids: Sequence[str], *, wait_for: str | None = None, avoid: Collection[str] = ()
+    ) -> list[StockChange | ServiceError]:
+        """Give back what each decrease took; one that has not arrived yet will be refused when it does.
+
+        Outcomes: the change, or StockLocked as with :meth:`decrease`.
+        """
+        work = partial(_rollback, request_ids=request_ids, wait_for=wait_for, avoid=avoid)
+        return await self._database.transaction(work)
 
     async def get(self, sku: str) -> StockLevel:
         """Raises SkuNotFound."""
@@ -117,29 +138,41 @@ async def _create(tx: Transaction, items: Sequence[tuple[str, CreateStock]]) -> 
     raise RuntimeError("The SKUs exist, and cannot be read.")
 
 
-async def _change(tx: Transaction, requests: Sequence[ChangeRequest]) -> list[StockChange | ServiceError]:
-    stock = await queries.lock_stock(tx, {sku for request in requests for sku in request.lines})
+async def _change(
+    tx: Transaction, requests: Sequence[ChangeRequest], wait_for: str | None, avoid: Collection[str]
+) -> list[StockChange | ServiceError]:
+    if wait_for is not None:
+        queries.wait_for_stock(tx, wait_for)
+    stock, held = await _lock(tx, {sku for request in requests for sku in request.lines}, avoid)
+    locked = [_first_of(request.lines, held) for request in requests]
+    free = [request for request, sku in zip(requests, locked, strict=True) if sku is None]
     recorded: dict[str, list[LedgerRow]] = {}
     for _ in range(_ROUNDS):
-        allocation = domain.allocate(requests, stock, recorded)
+        allocation = domain.allocate(free, stock, recorded)
         queries.insert_ledger(tx, allocation.rows)
         queries.change_stock(tx, allocation.deltas)
         try:
             await tx.commit()
         except DuplicateKey:
-            kinds = {kind for request in requests for kind in domain.DECIDING_KINDS[request.kind]}
-            recorded = await queries.get_requests(tx, kinds, [request.request_id for request in requests])
+            kinds = {kind for request in free for kind in domain.DECIDING_KINDS[request.kind]}
+            recorded = await queries.get_requests(tx, kinds, [request.request_id for request in free])
             continue
-        return allocation.outcomes
+        return _merged(locked, allocation.outcomes)
     raise RuntimeError("The requests are in the ledger, and cannot be read.")
 
 
-async def _rollback(tx: Transaction, request_ids: Sequence[str]) -> list[StockChange]:
+async def _rollback(
+    tx: Transaction, request_ids: Sequence[str], wait_for: str | None, avoid: Collection[str]
+) -> list[StockChange | ServiceError]:
+    if wait_for is not None:
+        queries.wait_for_stock(tx, wait_for)
     for _ in range(_ROUNDS):
         recorded = await queries.get_requests(tx, domain.DECIDING_KINDS[LedgerKind.DEDUCT], request_ids)
-        skus = {row.sku for rows in recorded.values() for row in rows if row.sku is not None}
-        stock = await queries.lock_stock(tx, skus) if skus else {}
-        undone = domain.undo(request_ids, stock, recorded)
+        skus = {key: [row.sku for row in rows if row.sku is not None] for key, rows in recorded.items()}
+        stock, held = await _lock(tx, set(chain.from_iterable(skus.values())), avoid)
+        locked = [_first_of(skus.get(request_id, ()), held) for request_id in request_ids]
+        free = [request_id for request_id, sku in zip(request_ids, locked, strict=True) if sku is None]
+        undone = domain.undo(free, stock, recorded)
         queries.insert_ledger(tx, undone.rows)
         queries.change_stock(tx, undone.deltas)
         try:
@@ -147,5 +180,31 @@ async def _rollback(tx: Transaction, request_ids: Sequence[str]) -> list[StockCh
         except DuplicateKey:
             # The decrease, or another rollback of it, was written meanwhile; now it can be read.
             continue
-        return undone.changes
+        return _merged(locked, undone.changes)
     raise RuntimeError("The requests are in the ledger, and cannot be read.")
+
+
+async def _lock(tx: Transaction, skus: set[str], avoid: Collection[str]) -> tuple[dict[str, int], set[str]]:
+    """The stock of those SKUs that nobody else holds, locked, and which ones somebody does, or are to be avoided."""
+    wanted = skus.difference(avoid)
+    stock = await queries.lock_stock(tx, wanted) if wanted else {}
+    missing = wanted - stock.keys()
+    # Both an unknown SKU and a locked one are passed over.
+    known = await queries.get_stock(tx, missing) if missing else []
+    return stock, skus.intersection(avoid).union(level.sku for level in known)
+
+
+def _first_of(skus: Iterable[str], held: Collection[str]) -> str | None:
+    return min((sku for sku in skus if sku in held), default=None)
+
+
+def _merged(
+    locked: Sequence[str | None], decided: Sequence[StockChange | ServiceError]
+) -> list[StockChange | ServiceError]:
+    """An outcome for each item: those that were free were decided, in order."""
+    outcomes = iter(decided)
+    return [next(outcomes) if sku is None else _locked(sku) for sku in locked]
+
+
+def _locked(sku: str) -> StockLocked:
+    return StockLocked(f"Somebody else holds the stock of {sku}.", retry_after_s=1, sku=sku)

@@ -183,6 +183,10 @@ class Move:
         *between, last = enumerate(self.path, start=self.order.last_seq + 1)
         return [*((seq, status, None, None) for seq, status in between), (*last, self.reason, self.problem)]
 
+    def led_to(self, order: OrderRow) -> bool:
+        """Whether the order is as this move leaves it. No other one has the same version, status and timeline."""
+        return order == replace(self.taken(order.updated_at), lines=order.lines, attempts=order.attempts)
+
     def taken(self, now: datetime) -> OrderRow:
         """The order as it is once the move was written."""
         return replace(

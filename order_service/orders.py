@@ -7,6 +7,7 @@ from functools import partial
 
 from common.contracts.orders import OrderNotFound, OrderStatus
 from common.database import Database
+from common.errors import DatabaseUnavailable, ServiceError
 from common.transaction import Answer, DuplicateKey, StaleVersion, Transaction, utc
 from order_service import domain, queries
 from order_service.domain import EventRow, LostRace, Move, NewOrder, OrderRow
@@ -31,12 +32,10 @@ class Orders:
                 self._count(OrderStatus.CREATED)
         return outcomes
 
-    async def move(self, moves: Sequence[Move]) -> list[OrderRow | LostRace]:
-        """Write transitions with their events. Outcomes: the order as it is now, or LostRace."""
-        try:
-            outcomes = await self._database.transaction(partial(_move_all, moves=moves, lease_s=self._lease_s))
-        except StaleVersion:
-            outcomes = await self._database.transaction(partial(_move_winners, moves=moves, lease_s=self._lease_s))
+    async def move(self, moves: Sequence[Move]) -> list[OrderRow | LostRace | ServiceError]:
+        """Write transitions with their events. Outcomes: the order as it is now, LostRace, or DatabaseUnavailable
+        if somebody else holds the order for longer than a statement waits."""
+        outcomes = await self._database.transaction(partial(_move, moves=moves, lease_s=self._lease_s))
         for move, outcome in zip(moves, outcomes, strict=True):
             if isinstance(outcome, OrderRow):
                 for status in move.path:
@@ -142,25 +141,49 @@ async def _begin_cancel(tx: Transaction, *, order_id: str, asked: str, lease_s: 
     return (await _write_moves(tx, [move], lease_s))[order_id], move
 
 
-async def _move_all(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[OrderRow | LostRace]:
+async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[OrderRow | LostRace | ServiceError]:
+    """At first it is taken for granted that all of them win."""
+    if not tx.is_rerun:
+        try:
+            return [*await _move_all(tx, moves=moves, lease_s=lease_s)]
+        except StaleVersion:
+            tx.start_again()
+    return await _move_winners(tx, moves=moves, lease_s=lease_s)
+
+
+async def _move_all(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[OrderRow]:
     """In one round trip. Raises StaleVersion when one of them has lost."""
     if len({move.order.order_id for move in moves}) < len(moves):
         raise StaleVersion("Of two moves of one order the later one has lost.")
     return [*(await _write_moves(tx, moves, lease_s)).values()]
 
 
-async def _move_winners(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[OrderRow | LostRace]:
-    versions = await queries.lock_versions(tx, [move.order.order_id for move in moves])
+async def _move_winners(
+    tx: Transaction, *, moves: Sequence[Move], lease_s: float
+) -> list[OrderRow | LostRace | ServiceError]:
+    """Those that hold the version that they read; of two of one order the earlier one."""
+    found = await queries.lock_free_orders(tx, [move.order.order_id for move in moves])
     won: dict[str, Move] = {}
     for move in moves:
-        if move.order.version == versions[move.order.order_id]:
-            # Of two moves of one order the later one has lost, as it would have in a transaction of its own.
-            won.setdefault(move.order.order_id, move)
+        row = found.get(move.order.order_id)
+        if row is not None and row.version == move.order.version:
+            won.setdefault(row.order_id, move)
     moved = await _write_moves(tx, list(won.values()), lease_s)
     return [
-        moved[move.order.order_id] if won.get(move.order.order_id) is move else LostRace(move.order.order_id)
+        moved[move.order.order_id]
+        if won.get(move.order.order_id) is move
+        else _not_moved(move, found.get(move.order.order_id), was_lost=tx.was_lost)
         for move in moves
     ]
+
+
+def _not_moved(move: Move, row: OrderRow | None, *, was_lost: bool) -> OrderRow | LostRace | ServiceError:
+    if row is None:
+        return DatabaseUnavailable("Somebody else holds the order.", retry_after_s=1)
+    if was_lost and move.led_to(row):
+        # Our own COMMIT took effect, and only its reply got lost.
+        return move.taken(row.updated_at)
+    return LostRace(move.order.order_id)
 
 
 async def _write_moves(tx: Transaction, moves: Sequence[Move], lease_s: float) -> dict[str, OrderRow]:

@@ -8,7 +8,14 @@ from common import context
 from common.background import CrashPoints
 from common.batching import as_outcome, run_in_halves
 from common.clients import AsyncInventoryClient, AsyncPaymentClient
-from common.contracts.inventory import DecreaseStock, OutOfStock, SkuNotFound, StockRequestRolledBack
+from common.contracts.inventory import (
+    DecreaseStock,
+    OutOfStock,
+    SkuNotFound,
+    StockChange,
+    StockLocked,
+    StockRequestRolledBack,
+)
 from common.contracts.orders import OrderStatus
 from common.contracts.payments import Payment, PaymentCancelled, PaymentDeclined, PaymentStatus
 from common.errors import IdempotencyMismatch, ServiceError
@@ -62,7 +69,7 @@ class Purchases:
         # From here on all that is wanted of the callers' time is that they have an answer before it is over.
         context.set_deadline(self._timeout_s)
         fresh = [order for item, order in zip(new, orders, strict=True) if order.order_id == item.order_id]
-        begun = await self._carry_out(fresh)
+        begun = await self._carry_out(fresh) if fresh else {}
         return [begun.get(order.order_id) or Begun(order, goes_on=False) for order in orders]
 
     async def decide(self, orders: Sequence[OrderRow]) -> list[Decision]:
@@ -76,7 +83,7 @@ class Purchases:
             DecreaseStock(items=order.stock_lines, request_id=order.deduct_key, order_id=order.order_id)
             for order in orders
         ]
-        for order, stock in zip(orders, await _each(self._inventory.decrease_batch, wanted), strict=True):
+        for order, stock in zip(orders, await self._take_stock(wanted), strict=True):
             if isinstance(stock, ServiceError):
                 decisions[order.order_id] = _without_stock(order, stock)
             else:
@@ -91,6 +98,16 @@ class Purchases:
             decisions[order.order_id] = Move(order, (OrderStatus.INVENTORY_RESERVED,)) if is_open else decision
         return [decisions[order.order_id] for order in orders]
 
+    async def _take_stock(self, wanted: Sequence[DecreaseStock]) -> list[StockChange | ServiceError]:
+        if len(wanted) > 1:
+            return await _each(self._inventory.decrease_batch, wanted)
+        # A call for one waits for a SKU that somebody else holds; of a call for many that is left open.
+        [one] = wanted
+        try:
+            return [await self._inventory.decrease(items=one.items, request_id=one.request_id, order_id=one.order_id)]
+        except ServiceError as error:
+            return [error]
+
     async def _carry_out(self, orders: Sequence[OrderRow]) -> dict[str, Begun]:
         decisions = await self.decide(orders)
         moves = [decision for decision in decisions if isinstance(decision, Move)]
@@ -101,6 +118,8 @@ class Purchases:
         return {order.order_id: await self._begun(order, outcome) for order, outcome in zip(orders, left, strict=True)}
 
     async def _begun(self, order: OrderRow, outcome: OrderRow | Exception) -> Begun:
+        if isinstance(outcome, StillUnknown) and isinstance(outcome.error, StockLocked):
+            return Begun(order, goes_on=True)
         if isinstance(outcome, Exception):
             return Begun(await self._let_go.of(order, outcome), goes_on=False)
         return Begun(outcome, goes_on=outcome.status not in domain.FINAL)

@@ -86,12 +86,13 @@ def get_updated_at(tx: Transaction, order_id: str) -> Answer:
     return tx.defer("SELECT updated_at FROM orders WHERE order_id = %s", (order_id,))
 
 
-async def lock_versions(tx: Transaction, order_ids: Collection[str]) -> dict[str, int]:
-    """The version of each order that exists."""
+async def lock_free_orders(tx: Transaction, order_ids: Collection[str]) -> dict[str, OrderRow]:
+    """The orders that nobody else holds, without their lines."""
     rows = await tx.fetch_all(
-        "SELECT order_id, version FROM orders WHERE order_id IN %s ORDER BY order_id FOR UPDATE", (sorted(order_ids),)
+        f"SELECT {_COLUMNS} FROM orders WHERE order_id IN %s ORDER BY order_id FOR UPDATE SKIP LOCKED",
+        (sorted(order_ids),),
     )
-    return dict(rows)
+    return {order.order_id: order for order in map(_order, rows)}
 
 
 async def list_orders(

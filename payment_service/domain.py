@@ -130,6 +130,10 @@ class Move:
         amount = self.refund or self.payment.amount
         return (self.payment.order_id, self.payment.last_seq + 1, self.to, amount, self.reason, self.trace)
 
+    def led_to(self, payment: PaymentRow) -> bool:
+        """Whether the payment is as this move leaves it. No other one has the same version, status and timeline."""
+        return payment == self.taken(payment.updated_at)
+
     def taken(self, now: datetime) -> PaymentRow:
         """The payment as it is once the move was written."""
         return replace(

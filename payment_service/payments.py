@@ -17,7 +17,7 @@ from common.contracts.payments import (
     RefundPayment,
 )
 from common.database import Database
-from common.errors import IdempotencyMismatch
+from common.errors import DatabaseUnavailable, IdempotencyMismatch, ServiceError
 from common.transaction import Answer, DuplicateKey, StaleVersion, Transaction, utc
 from payment_service import domain, queries
 from payment_service.domain import LostRace, Move, NewPayment, PaymentRow, Refund
@@ -25,7 +25,7 @@ from payment_service.domain import LostRace, Move, NewPayment, PaymentRow, Refun
 
 @dataclass(frozen=True)
 class Begun:
-    """A payment of which something is asked, and whether it was not asked before."""
+    """A payment of which something is asked, and whether it was not asked before, or nobody knows whether it was."""
 
     payment: PaymentRow
     is_new: bool
@@ -45,12 +45,10 @@ class Payments:
         except DuplicateKey:
             return await self._database.transaction(partial(_open_new, items=items, lease_s=self._lease_s))
 
-    async def move(self, moves: Sequence[Move]) -> list[PaymentRow | LostRace]:
-        """Write transitions with their events. Outcomes: the payment as it is now, or LostRace."""
-        try:
-            return await self._database.transaction(partial(_move_all, moves=moves, lease_s=self._lease_s))
-        except StaleVersion:
-            return await self._database.transaction(partial(_move_winners, moves=moves, lease_s=self._lease_s))
+    async def move(self, moves: Sequence[Move]) -> list[PaymentRow | LostRace | ServiceError]:
+        """Write transitions with their events. Outcomes: the payment as it is now, LostRace, or DatabaseUnavailable
+        if somebody else holds the payment for longer than a statement waits."""
+        return await self._database.transaction(partial(_move, moves=moves, lease_s=self._lease_s))
 
     async def look(self, order_ids: Sequence[str]) -> list[PaymentRow | None]:
         """Look at payments from afar. Outcomes: the payment, or None while its first driver is still at work."""
@@ -127,7 +125,7 @@ async def _begin_refund(tx: Transaction, *, wanted: RefundPayment, request_id: s
     if earlier is not None and wanted.amount not in (None, earlier.amount):
         raise IdempotencyMismatch(f"The request_id {request_id} was used before for another amount.")
     if earlier is not None:
-        return Begun(payment, is_new=False)
+        return Begun(payment, is_new=tx.was_lost)
     if payment.status in (PaymentStatus.PENDING, PaymentStatus.CANCELLING):
         raise PaymentUnresolved("Nobody knows yet whether the order was charged; try again later.", retry_after_s=1)
     if payment.status not in (PaymentStatus.CAPTURED, PaymentStatus.REFUNDING):
@@ -151,7 +149,7 @@ async def _begin_cancel(tx: Transaction, *, order_id: str, lease_s: float) -> Be
     elif payment.status in (PaymentStatus.CAPTURED, PaymentStatus.REFUNDING) and payment.refundable:
         move = Move(payment, PaymentStatus.REFUNDING, domain.ORDER_CANCELLED, refund=payment.refundable)
     else:
-        return Begun(payment, is_new=False)
+        return Begun(payment, is_new=tx.was_lost)
     return Begun(await _move_one(tx, move, lease_s), is_new=True)
 
 
@@ -160,25 +158,51 @@ async def _move_one(tx: Transaction, move: Move, lease_s: float) -> PaymentRow:
     return (await _write_moves(tx, [move], lease_s))[move.payment.order_id]
 
 
-async def _move_all(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[PaymentRow | LostRace]:
+async def _move(
+    tx: Transaction, *, moves: Sequence[Move], lease_s: float
+) -> list[PaymentRow | LostRace | ServiceError]:
+    """At first it is taken for granted that all of them win."""
+    if not tx.is_rerun:
+        try:
+            return [*await _move_all(tx, moves=moves, lease_s=lease_s)]
+        except StaleVersion:
+            tx.start_again()
+    return await _move_winners(tx, moves=moves, lease_s=lease_s)
+
+
+async def _move_all(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[PaymentRow]:
     """In one round trip. Raises StaleVersion when one of them has lost."""
     if len({move.payment.order_id for move in moves}) < len(moves):
         raise StaleVersion("Of two moves of one payment the later one has lost.")
     return [*(await _write_moves(tx, moves, lease_s)).values()]
 
 
-async def _move_winners(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[PaymentRow | LostRace]:
-    versions = await queries.lock_versions(tx, [move.payment.order_id for move in moves])
+async def _move_winners(
+    tx: Transaction, *, moves: Sequence[Move], lease_s: float
+) -> list[PaymentRow | LostRace | ServiceError]:
+    """Those that hold the version that they read; of two of one payment the earlier one."""
+    found = await queries.lock_free_payments(tx, [move.payment.order_id for move in moves])
     won: dict[str, Move] = {}
     for move in moves:
-        if move.payment.version == versions[move.payment.order_id]:
-            # Of two moves of one payment the later one has lost, as it would have in a transaction of its own.
-            won.setdefault(move.payment.order_id, move)
+        row = found.get(move.payment.order_id)
+        if row is not None and row.version == move.payment.version:
+            won.setdefault(row.order_id, move)
     moved = await _write_moves(tx, list(won.values()), lease_s)
     return [
-        moved[move.payment.order_id] if won.get(move.payment.order_id) is move else LostRace(move.payment.order_id)
+        moved[move.payment.order_id]
+        if won.get(move.payment.order_id) is move
+        else _not_moved(move, found.get(move.payment.order_id), was_lost=tx.was_lost)
         for move in moves
     ]
+
+
+def _not_moved(move: Move, row: PaymentRow | None, *, was_lost: bool) -> PaymentRow | LostRace | ServiceError:
+    if row is None:
+        return DatabaseUnavailable("Somebody else holds the payment.", retry_after_s=1)
+    if was_lost and move.led_to(row):
+        # Our own COMMIT took effect, and only its reply got lost.
+        return move.taken(row.updated_at)
+    return LostRace(move.payment.order_id)
 
 
 async def _write_moves(tx: Transaction, moves: Sequence[Move], lease_s: float) -> dict[str, PaymentRow]:

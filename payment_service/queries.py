@@ -78,13 +78,13 @@ def get_updated_at(tx: Transaction, order_id: str) -> Answer:
     return tx.defer("SELECT updated_at FROM payments WHERE order_id = %s", (order_id,))
 
 
-async def lock_versions(tx: Transaction, order_ids: Collection[str]) -> dict[str, int]:
-    """The version of each payment that exists, by its order."""
+async def lock_free_payments(tx: Transaction, order_ids: Collection[str]) -> dict[str, PaymentRow]:
+    """The payments that nobody else holds, by their order."""
     rows = await tx.fetch_all(
-        "SELECT order_id, version FROM payments WHERE order_id IN %s ORDER BY order_id FOR UPDATE",
+        f"SELECT {_COLUMNS} FROM payments WHERE order_id IN %s ORDER BY order_id FOR UPDATE SKIP LOCKED",
         (sorted(order_ids),),
     )
-    return dict(rows)
+    return {payment.order_id: payment for payment in map(_payment, rows)}
 
 
 def change_payments(

@@ -60,6 +60,16 @@ class StockRequestRolledBack(Conflict):
     code = "stock_request_rolled_back"
 
 
+class StockLocked(Conflict):
+    """Somebody else holds the stock for longer than the service waits.
+
+    ``extra["sku"]`` names the SKU. The request may still take effect: repeat it with the same ``request_id``.
+    """
+
+    code = "stock_locked"
+    retryable = True
+
+
 class LedgerKind(StrEnum):
     CREATE = "create"
     RESTOCK = "restock"

@@ -529,6 +529,29 @@ async def test_slow_cards_hold_up_no_other_order(servers: Servers, buyers: Buyer
     assert max(one.seconds for one in fast) < 1 <= min(one.seconds for one in slow)
 
 
+async def test_a_locked_sku_holds_up_nobody_else(
+    services: Services, servers: Servers, buyers: Buyers, books: Books, audit_books: Audit
+) -> None:
+    """Somebody edits a SKU and does not commit: orders of other SKUs complete as ever, those of this one afterwards."""
+    locked, free = servers.new_sku(100), servers.new_sku(100)
+    with books.row_locked("inventory", "SELECT * FROM inventory WHERE sku = %s FOR UPDATE", locked):
+        kept_back = buyers.start([Wish(order(locked)) for _ in range(16)])
+        others = []
+        for _ in range(6):
+            others += await buyers.send_all([Wish(order(free)) for _ in range(8)])
+            await asyncio.sleep(0.2)
+        assert not any(task.done() for task in kept_back)
+    late = await asyncio.gather(*kept_back)
+
+    assert {one.status for one in others} == {201}
+    assert sorted(one.seconds for one in others)[len(others) // 2] < 0.5
+    assert max(one.seconds for one in others) < 1.5
+    assert {one.status for one in late} <= {201, 202}
+    await asyncio.to_thread(books.settle)
+    assert servers.inventory.get(f"/inventory/sku?sku={locked}").json()["quantity"] == 84
+    assert (await audit_books()).violations == []
+
+
 def threads_of(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(next(line for line in status.splitlines() if line.startswith("Threads:")).split()[1])

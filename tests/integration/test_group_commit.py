@@ -11,6 +11,7 @@ from uuid import uuid4
 import pymysql
 import pytest
 from pydantic import SecretStr
+from pymysql.err import OperationalError
 from uuid_utils import uuid7
 
 from common.batching import Batcher
@@ -25,10 +26,10 @@ from common.contracts.inventory import (
     StockRequestRolledBack,
 )
 from common.contracts.orders import CreateOrder, OrderStatus
-from common.contracts.payments import CreatePayment, PaymentStatus
+from common.contracts.payments import CreatePayment, PaymentStatus, RefundPayment
 from common.database import Database
 from common.database_url import parse_database_url
-from common.errors import IdempotencyMismatch
+from common.errors import DatabaseUnavailable, IdempotencyMismatch
 from common.settings import ServiceSettings
 from common.telemetry import Metrics
 from common.transaction import Transaction
@@ -388,37 +389,26 @@ async def together(shared: Batcher[Any, Any], items: Sequence[Any]) -> list[Any]
 
 
 async def test_a_deadlock_costs_the_batch_nothing_but_another_run(shop: Shop, urls: dict[str, str]) -> None:
-    """The batch is the victim (errno 1213): it is run again as a whole, and everybody gets his stock."""
-    skus, ballast = await shop.new_skus(16), await shop.new_skus(64)
+    """The batch is the victim (errno 1213): it is run again as a whole, and everybody gets what he wanted."""
+    skus, ballast = await shop.new_skus(2), await shop.new_skus(64)
+    lock = "UPDATE inventory SET version = version + 1 WHERE sku = %s"
+
+    async def touch_in_order(items: Sequence[str]) -> list[str]:
+        async def work(tx: Transaction) -> list[str]:
+            return [sku for sku in items if await tx.execute(lock, (sku,))]
+
+        return await shop.databases["inventory"].transaction(work)
+
     with another_session(urls["inventory"]) as (rival, waits):
         # The heavier transaction survives a deadlock.
-        rival.execute("UPDATE inventory SET version = version + 1 WHERE sku IN %s", (ballast,))
-        rival.execute("UPDATE inventory SET version = version + 1 WHERE sku = %s", (skus[-1],))
-        buying = asyncio.create_task(together(batcher(shop.stock.decrease), [decrease(sku) for sku in skus]))
+        for sku in (*ballast, skus[1]):
+            rival.execute(lock, (sku,))
+        touching = asyncio.create_task(together(batcher(touch_in_order), skus))
         await waits()
-        await asyncio.to_thread(rival.execute, "UPDATE inventory SET version = version + 1 WHERE sku = %s", (skus[0],))
+        await asyncio.to_thread(rival.execute, lock, (skus[0],))
         rival.execute("COMMIT")
-        outcomes = await asyncio.wait_for(buying, 1)
-
-    assert [outcome.items[0].sku for outcome in outcomes] == skus
-    assert {(await shop.stock.get(sku)).quantity for sku in skus} == {999}
+        assert await asyncio.wait_for(touching, 1) == skus
     assert runs_again(shop, 1213) == 1
-
-
-async def test_a_lock_wait_timeout_fails_nobody(shop: Shop, urls: dict[str, str]) -> None:
-    """A row stays locked longer than the service waits (errno 1205): the batch is run again until it is free."""
-    skus = await shop.new_skus(16)
-    with another_session(urls["inventory"]) as (rival, waits):
-        rival.execute("SELECT * FROM inventory WHERE sku = %s FOR UPDATE", (skus[8],))
-        buying = asyncio.create_task(together(batcher(shop.stock.decrease), [decrease(sku) for sku in skus]))
-        await waits()
-        while not runs_again(shop, 1205):
-            await asyncio.sleep(0.02)
-        rival.execute("COMMIT")
-        outcomes = await asyncio.wait_for(buying, 1)
-
-    assert [outcome.items[0].sku for outcome in outcomes] == skus
-    assert {(await shop.stock.get(sku)).quantity for sku in skus} == {999}
 
 
 @contextlib.contextmanager
@@ -448,39 +438,104 @@ def runs_again(shop: Shop, errno: int) -> float:
 # --- A COMMIT of which nobody knows whether it took effect.
 
 
-class LosesEveryCommit(Database):
-    """The reply to a COMMIT gets lost after it took effect: the transaction is run again as a whole."""
+class LosesItsFirstCommit(Transaction):
+    """The reply to the COMMIT gets lost after it took effect: the transaction is run again as a whole."""
 
-    async def transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        await super().transaction(work)
-        return await super().transaction(work)
+    async def commit(self) -> None:
+        await super().commit()
+        if not self.is_rerun:
+            raise OperationalError(2013, "Lost connection to server during query")
 
 
 @pytest.mark.parametrize(
     "prepare",
-    [create, decrease_one_sku, decrease_too_much, increase, roll_back, roll_back_beforehand, accept, open_payments],
+    [
+        *(create, decrease_one_sku, decrease_too_much, increase, roll_back, roll_back_beforehand),
+        *(accept, move_orders, complete_orders, open_payments, capture, promise_refunds),
+    ],
     ids=lambda prepare: prepare.__name__,
 )
 async def test_a_lost_commit_changes_nothing(
-    prepare: Callable[[Shop, int], Awaitable[Write]], urls: dict[str, str]
+    prepare: Callable[[Shop, int], Awaitable[Write]], urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Run again after it took effect, a write gives the same answers and leaves the same rows as if run once."""
-    once, twice = [await effect(urls, kind, prepare) for kind in (Database, LosesEveryCommit)]
+    once, twice = [await effect(urls, kind, prepare, monkeypatch) for kind in (Transaction, LosesItsFirstCommit)]
     assert twice == once
     assert any(any(numbers) for numbers in once[1])
 
 
 async def effect(
-    urls: dict[str, str], kind: type[Database], prepare: Callable[[Shop, int], Awaitable[Write]]
+    urls: dict[str, str],
+    kind: type[Transaction],
+    prepare: Callable[[Shop, int], Awaitable[Write]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[list[type], list[tuple[int, ...]]]:
     """What kind of answers a write of three items gave, and what it added to each table."""
-    async with shop_at(urls, kind) as shop:
+    async with shop_at(urls) as shop:
         write = await prepare(shop, 3)
         before = await books(shop)
-        outcomes = await write()
+        with monkeypatch.context() as patch:
+            patch.setattr("common.database.Transaction", kind)
+            outcomes = await write()
+        assert (runs_again(shop, 2013) > 0) == (kind is LosesItsFirstCommit)
         after = await books(shop)
     changes = [tuple(b - a for a, b in zip(*pair, strict=True)) for pair in zip(before, after, strict=True)]
     return [type(outcome) for outcome in outcomes], changes
+
+
+async def test_a_lost_commit_makes_no_winner_of_who_came_too_late(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two moves of one order only the one that was written is told so, also when the reply to it got lost."""
+    [order] = await shop.new_orders(1)
+    won = order_domain.Move(order, (OrderStatus.FAILED,), "why")
+    lost = order_domain.Move(order, (OrderStatus.INVENTORY_RESERVED,))
+    monkeypatch.setattr("common.database.Transaction", LosesItsFirstCommit)
+    outcomes = await shop.orders.move([won, lost])
+    assert [type(outcome) for outcome in outcomes] == [OrderRow, order_domain.LostRace]
+    assert await shop.orders.move([lost]) != [won.taken(order.updated_at)]
+    assert (await shop.orders.get(order.order_id)).status is OrderStatus.FAILED
+
+
+@pytest.mark.parametrize("ask", ["cancel", "refund"])
+async def test_a_lost_commit_leaves_no_promised_refund_to_its_lease(
+    ask: str, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who promised the money back, and did not hear of it, carries it out all the same."""
+    captured = await (await capture(shop, 1))()
+    monkeypatch.setattr("common.database.Transaction", LosesItsFirstCommit)
+    order_id = captured[0].order_id
+    asked = (
+        shop.payments.begin_cancel(order_id)
+        if ask == "cancel"
+        else shop.payments.begin_refund(RefundPayment(order_id=order_id))
+    )
+    begun = await asked
+    assert begun.is_new
+    assert begun.payment.status is PaymentStatus.REFUNDING
+    assert len(await shop.payments.open_refunds(order_id)) == 1
+
+
+# --- A row that somebody else holds.
+
+
+@pytest.mark.parametrize("service", ["order", "payment"])
+async def test_a_locked_row_does_not_keep_its_batch_back_for_long(
+    service: str, shop: Shop, urls: dict[str, str]
+) -> None:
+    """The others move after one lock wait (1 s); the one that is held is told so, and can move later."""
+    moves: list[Any]
+    if service == "order":
+        moves = [order_domain.Move(order, (OrderStatus.FAILED,), "why") for order in await shop.new_orders(8)]
+        move: Any = shop.orders.move
+    else:
+        opened = await shop.new_payments(8)
+        moves = [payment_domain.Move(payment, PaymentStatus.CAPTURED) for payment in opened]
+        move = shop.payments.move
+    with another_session(urls[service]) as (rival, _):
+        rival.execute(f"SELECT * FROM {service}s WHERE order_id = %s FOR UPDATE", (key_of(moves[3]),))
+        outcomes = await asyncio.wait_for(move(moves), 2.5)
+    assert [isinstance(outcome, DatabaseUnavailable) for outcome in outcomes] == [n == 3 for n in range(8)]
+    [late] = await move([moves[3]])
+    assert late.status is moves[3].to
 
 
 async def books(shop: Shop) -> list[tuple[int, ...]]:

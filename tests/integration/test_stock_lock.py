@@ -41,7 +41,10 @@ async def race(database: Database) -> tuple[int, int]:
     stock = Stock(database)
     await stock.create([CreateStock(product_id="race", sku="RACE", quantity=UNITS)])
     outcomes = await asyncio.gather(
-        *(stock.decrease([DecreaseStock(sku="RACE", quantity=1, request_id=f"r{n}")]) for n in range(BUYERS))
+        *(
+            stock.decrease([DecreaseStock(sku="RACE", quantity=1, request_id=f"r{n}")], wait_for="RACE")
+            for n in range(BUYERS)
+        )
     )
     sold = sum(isinstance(outcome, StockChange) for [outcome] in outcomes)
     refused = sum(isinstance(outcome, OutOfStock) for [outcome] in outcomes)
@@ -62,6 +65,7 @@ async def test_without_the_lock_the_race_oversells(race_track: Database, monkeyp
         return dict(rows)
 
     monkeypatch.setattr(queries, "lock_stock", read_stock_without_lock)
+    monkeypatch.setattr(queries, "wait_for_stock", lambda tx, sku: None)
 
     sold, left = await race(race_track)
 

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from common import context
 from common.batching import Batcher
 from common.contracts.inventory import OutOfStock
-from common.errors import DatabaseUnavailable, Overloaded
+from common.errors import DatabaseUnavailable, InternalError, Overloaded
 from common.settings import ServiceSettings
 from common.telemetry import Metrics
 
@@ -111,6 +111,20 @@ async def test_a_culprit_is_found_by_halves(make: Callable[..., Batcher[int, int
     assert [outcomes[0], outcomes[1], outcomes[3]] == [10, 20, 40]
     assert isinstance(outcomes[2], ValueError)
     assert journal.batches == [[1, 2, 3, 4], [1, 2], [3, 4], [3], [4]]
+
+
+@pytest.mark.parametrize("items", [(1,), (1, 2, 3)])
+async def test_a_wrong_number_of_outcomes_leaves_nobody_waiting(
+    items: tuple[int, ...], make: Callable[..., Batcher[int, int]], journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows whose they are, so everybody is told so, and nothing is run again."""
+    batcher = make()
+    monkeypatch.setattr(batcher, "_run", lambda batch: asyncio.sleep(0, [10, 20]))
+    async with asyncio.timeout(1):
+        outcomes = await submit(batcher, *items)
+    assert [type(outcome) for outcome in outcomes] == [InternalError] * len(items)
+    monkeypatch.undo()
+    assert await batcher.submit(4) == 40
 
 
 async def test_an_outage_is_everybodys(make: Callable[..., Batcher[int, int]], journal: Journal) -> None:

@@ -1,5 +1,8 @@
 """Who gets what of the stock, whatever is asked for."""
 
+import json
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,6 +108,25 @@ def test_the_same_id_with_other_lines_is_a_mistake() -> None:
     first = allocate([take("r", {"A": 1}), take("r", {"A": 2})], {"A": 10}, {})
     assert isinstance(first.outcomes[1], IdempotencyMismatch)
     assert first.deltas == {"A": -1}
+
+
+def test_the_id_of_a_refused_request_with_other_lines_is_a_mistake() -> None:
+    """A refusal, too, is given again only to the same request, and says nothing of how it was recorded."""
+    first = allocate([take("r", {"A": 9})], {"A": 1}, {})
+    rows = rows_by_request(first.rows)
+    same, other = allocate([take("r", {"A": 9}), take("r", {"A": 1})], {"A": 1}, rows).outcomes
+    assert isinstance(same, OutOfStock)
+    assert isinstance(first.outcomes[0], OutOfStock)
+    assert same.to_problem() == first.outcomes[0].to_problem()
+    assert isinstance(other, IdempotencyMismatch)
+
+
+def test_a_refusal_recorded_before_its_lines_were_is_given_again() -> None:
+    """Rows of an older version do not tell the lines; their answer stays what it was."""
+    [row] = allocate([take("r", {"A": 9})], {"A": 1}, {}).rows
+    assert row.refusal is not None
+    old = replace(row, refusal=json.dumps({k: v for k, v in json.loads(row.refusal).items() if k != "asked_lines"}))
+    assert isinstance(allocate([take("r", {"A": 1})], {"A": 1}, {"r": [old]}).outcomes[0], OutOfStock)
 
 
 def test_an_unnamed_refusal_leaves_no_row() -> None:
