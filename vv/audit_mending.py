@@ -184,5 +184,5 @@ def request_of_no_order(request: RequestFacts) -> Proposal:
     return _return_stock(
         request.request_id,
         "Give the stock back, unless the order is only missing here (an older backup of the orders, say): then restore "
-        "the order. Look at its payment, too: vv payment get " + str(request.order_id),
+        f"the order. Look at its payment, too (vv payment get {request.order_id}).",
     )
