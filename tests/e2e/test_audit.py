@@ -7,10 +7,11 @@ import pty
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from uuid import uuid4
 
+import aiohttp
 import pytest
 from click.testing import CliRunner, Result
 
@@ -29,6 +30,7 @@ from tests.e2e.violations import (
     stock_without_a_ledger_row,
 )
 from tests.forger import Forger, forged_databases
+from tests.gateway_process import GatewayProcess
 from tests.processes import FAST_RECOVERY, ServiceProcess, Services
 from vv.__main__ import main
 from vv.audit import NAMES, QUIESCED_NAMES, Report, audit
@@ -122,6 +124,15 @@ class TestFinding:
         order_id, sku = forger.completed()
         forger.take("other-key", sku, order_id, left=8)
         forger.take("other-key", sku, order_id, left=9, kind="rollback")
+        forger.payment(str(uuid4()), "voided")
+        cancelled = str(uuid4())
+        forger.payment(cancelled, "pending", "cancelling", "voided")
+        forger.execute(
+            "payment",
+            "INSERT INTO sandbox_gateway (gateway_key, kind, charge_key, amount, currency, approved) "
+            "VALUES (%s, 'cancel', %s, 0, 'XXX', FALSE)",
+            *[f"{cancelled}:charge"] * 2,
+        )
         found = audit_in_process(forged)
         assert (found.exit_code, json.loads(found.stdout)["violations"]) == (0, [])
 
@@ -176,6 +187,66 @@ class TestFinding:
         planted = [stock_without_a_ledger_row(forger), charge_that_we_gave_up(forger)]
         found = json.loads(audit_in_process(forged).stdout)["violations"]
         assert sorted(one["subject"] for one in found) == sorted(planted)
+
+
+class TestGateway:
+    """The books of a gateway that is a process of its own."""
+
+    @pytest.fixture
+    def gateway(self, tmp_path: Path) -> Iterator[GatewayProcess]:
+        gateway = GatewayProcess(tmp_path).start()
+        yield gateway
+        gateway.stop()
+
+    @pytest.fixture
+    async def payments(
+        self, gateway: GatewayProcess, forged_urls: Mapping[str, str], tmp_path: Path
+    ) -> AsyncIterator[AsyncPaymentClient]:
+        settings = {"PAYMENT_DATABASE_URL": forged_urls["payment"], "PAYMENT_GATEWAY_URL": gateway.url}
+        service = ServiceProcess("payment", FAST_RECOVERY | settings, tmp_path / "payment.log").start()
+        async with AsyncPaymentClient(service.url) as client:
+            yield client
+        service.stop()
+
+    async def test_its_ledger_equals_ours_both_ways(
+        self,
+        gateway: GatewayProcess,
+        payments: AsyncPaymentClient,
+        forger: Forger,
+        forged_urls: Mapping[str, str],
+        monkeypatch: pytest.MonkeyPatch,
+        at_once: None,
+    ) -> None:
+        """What it charged, refunded and declined is as we say; what we do not know of is found, page by page."""
+        monkeypatch.setattr("vv.audit_gateway.PAGE", 2)
+        order_ids = [str(uuid4()) for _ in range(6)]
+        for order_id, method in zip(order_ids, ["tok_ok"] * 4 + ["tok_timeout", "tok_error"], strict=True):
+            await payments.create(order_id=order_id, amount=700, payment_method=method)
+        with pytest.raises(ServiceError):
+            await payments.create(order_id=str(uuid4()), amount=700, payment_method="tok_declined")
+        await payments.refund(order_id=order_ids[0], amount=100)
+        for order_id in (order_ids[1], order_ids[5]):
+            await payments.cancel(order_id)
+        async with open_books(forged_urls, gateway_url=gateway.url) as books, asyncio.timeout(30):
+            while (await audit(books, quiesced=True)).violations:
+                await asyncio.sleep(0.1)
+            async with aiohttp.ClientSession(gateway.url) as till:
+                body = {"amount": 7, "currency": "USD", "payment_method": "tok_ok", "reference": "r"}
+                await till.post("/charges", json=body, headers={"Idempotency-Key": "nobody"})
+                body = {"charge_key": f"{order_ids[2]}:charge", "amount": 7, "currency": "USD"}
+                await till.post("/refunds", json=body, headers={"Idempotency-Key": f"{order_ids[2]}:refund:1"})
+            report = await audit(books)
+            assert {violation.invariant: violation.subject for violation in report.violations} == {
+                "the_gateway_refunded_what_we_did": order_ids[2],
+                "gateway_entries_belong_to_a_payment": "nobody",
+            }
+
+    def test_a_gateway_that_does_not_answer_is_exit_code_3(self, forger: Forger, forged: dict[str, str]) -> None:
+        """No verdict is not a clean one; the option is named."""
+        ended = run(forged, "audit", "--gateway-url", NO_SERVICE)
+        assert (ended.returncode, ended.stdout) == (3, "")
+        assert f"The ledger of the gateway at {NO_SERVICE} could not be read" in ended.stderr
+        assert "--gateway-url" in ended.stderr
 
 
 class TestRepair:

@@ -380,7 +380,7 @@ def pending_charge_of_another_amount(forger: Forger) -> str:
     return order_id
 
 
-@violates("the_gateway_charged_what_we_captured", mends=True)
+@violates("the_gateway_charged_what_we_captured")
 def charge_that_we_gave_up(forger: Forger) -> str:
     order_id = str(uuid4())
     forger.payment(order_id, "pending", "declined")
@@ -403,6 +403,21 @@ def refund_under_way_of_another_amount(forger: Forger) -> str:
     forger.refund(order_id, 100, done=False)
     forger.gateway(order_id, "charge", "charge", 700)
     forger.gateway(order_id, "refund", "refund:1", 99)
+    return order_id
+
+
+@violates("charges_that_were_given_up_are_cancelled")
+def voided_payment_that_may_be_charged_yet(forger: Forger) -> str:
+    order_id = str(uuid4())
+    forger.payment(order_id, "pending", "cancelling", "voided")
+    return order_id
+
+
+@violates("charges_that_were_given_up_are_cancelled")
+def declined_payment_that_may_be_charged_yet(forger: Forger) -> str:
+    order_id = str(uuid4())
+    forger.payment(order_id, "pending", "declined")
+    forger.execute("payment", "UPDATE payments SET reason = 'gateway_failed' WHERE order_id = %s", order_id)
     return order_id
 
 
