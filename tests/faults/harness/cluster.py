@@ -1,0 +1,160 @@
+"""The real stack of real processes, with a proxy on each link between them."""
+
+import asyncio
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+from tests.faults.harness.ports import port_to_keep
+from tests.faults.harness.process import Process, answers_with_200
+from tests.faults.harness.proxy import Proxies, Proxy
+from tests.processes import FAST_RECOVERY
+from vv import databases, migrate
+from vv.databases import SERVICES
+from vv.mariadb import Mariadb
+
+CHECKOUT = Path(__file__).parents[3]
+
+# Everything that waits gives up soon, so that a fault of a second or two is long. Small pools run dry.
+SHORT_WAITS = {
+    **FAST_RECOVERY,
+    "ORDER_CALL_TIMEOUT_S": "1",
+    "PAYMENT_GATEWAY_TIMEOUT_S": "1",
+    **{f"{service.upper()}_{name}": "1" for service in SERVICES for name in ("POOL_WAIT_S", "LOCK_WAIT_S")},
+    **{f"{service.upper()}_TRANSACTION_TIMEOUT_S": "3" for service in SERVICES},
+    **{f"{service.upper()}_POOL_SIZE_MAX": "4" for service in SERVICES},
+    # A gateway that was cut off for a while has not forgotten the charge that is still on its way.
+    "PAYMENT_SETTLE_ATTEMPTS_MAX": "16",
+}
+
+
+class Cluster:
+    """A private database server, the payment gateway, the three services, and proxies between all of them.
+
+    :param folder: for everything that they write; nobody else's
+    :param seed: names the run; all chance is in the faults
+    :param source: a folder with a copy of the packages from which to run the services; None for this checkout
+    :param settings: environment variables for the services, over :data:`SHORT_WAITS`
+    """
+
+    def __init__(
+        self, folder: Path, seed: int, *, source: Path | None = None, settings: Mapping[str, str] = {}
+    ) -> None:
+        self.folder = folder.absolute()
+        self.seed = seed
+        self.source = (source or CHECKOUT).absolute()
+        self._settings = {**SHORT_WAITS, **settings, "PYTHONPATH": str(self.source)}
+        self._ports = {name: port_to_keep() for name in ("order", "inventory", "payment", "gateway", "database")}
+        self.mariadb = Mariadb(self.folder, self._ports["database"])
+        self._proxies = Proxies()
+        self.links: dict[str, Proxy] = {}
+        self.processes: dict[str, Process] = {}
+        self.database_urls: Mapping[str, str] = {}
+        self.gateway_url = f"http://127.0.0.1:{self._ports['gateway']}"
+        self.gateway_ledger = self.folder / "gateway" / "ledger.jsonl"
+
+    @property
+    def order_url(self) -> str:
+        return self.links["buyer-order"].url
+
+    @property
+    def inventory_url(self) -> str:
+        return self.links["buyer-inventory"].url
+
+    @property
+    def payment_url(self) -> str:
+        return self.links["buyer-payment"].url
+
+    def direct_url(self, service: str) -> str:
+        """The service without a proxy in front of it."""
+        return f"http://127.0.0.1:{self._ports[service]}"
+
+    @contextmanager
+    def running(self) -> Iterator[Self]:
+        """The whole cluster for a block. Blocks while it starts and ends. Raises AssertionError."""
+        with ExitStack() as undo:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "logs").mkdir(exist_ok=True)
+            self._start_proxies(undo)
+            self._start_database(undo)
+            self._start_programs(undo)
+            yield self
+
+    async def heal(self) -> None:
+        """All faults off, all processes up and ready."""
+        for link in self.links.values():
+            await link.heal()
+        # The database first: no service is ready without it.
+        for name in ("database", "gateway", "payment", "inventory", "order"):
+            if process := self.processes.get(name):
+                process.resume()
+                if not process.is_alive:
+                    process.start()
+                    await process.ready()
+        await asyncio.gather(*(process.ready() for process in self.processes.values()))
+
+    def _start_proxies(self, undo: ExitStack) -> None:
+        self._proxies.start()
+        undo.callback(self._proxies.end)
+        upstream = {
+            **{f"buyer-{service}": service for service in SERVICES},
+            "order-inventory": "inventory",
+            "order-payment": "payment",
+            "payment-gateway": "gateway",
+            **{f"{service}-database": "database" for service in SERVICES},
+        }
+        for name, process in upstream.items():
+            self.links[name] = link = Proxy(name, self._ports[process], self._proxies)
+            link.start()
+            undo.callback(link.end)
+
+    def _start_database(self, undo: ExitStack) -> None:
+        self.mariadb.prepare(_say_nothing)
+        database = Process("database", self.mariadb.command(), {}, self.mariadb.log, self.mariadb.is_ready, self.folder)
+        self._start(database, undo)
+        database.wait_until_ready()
+        found = databases.embedded(self.mariadb)
+        for service in SERVICES:
+            migrate.apply(service, found.migration_urls[service], _say_nothing)
+        self.mariadb.grant(afresh=False)
+        self.database_urls = found.service_urls
+
+    def _start_programs(self, undo: ExitStack) -> None:
+        for service in ("payment", "inventory", "order"):
+            self._start(self._service(service), undo)
+        for process in self.processes.values():
+            process.wait_until_ready()
+
+    def _start(self, process: Process, undo: ExitStack) -> None:
+        self.processes[process.name] = process
+        undo.callback(process.end)
+        process.start()
+
+    def _service(self, name: str) -> Process:
+        prefix = name.upper()
+        environment = {
+            **self._settings,
+            f"{prefix}_PORT": str(self._ports[name]),
+            f"{prefix}_DATABASE_URL": self._through_proxy(name),
+            "ORDER_INVENTORY_URL": self.links["order-inventory"].url,
+            "ORDER_PAYMENT_URL": self.links["order-payment"].url,
+        }
+        command = [sys.executable, "-m", f"{name}_service"]
+        url = self.direct_url(name)
+        log = self.folder / "logs" / f"{name}.log"
+        # -m looks into the working folder before PYTHONPATH.
+        return Process(name, command, environment, log, lambda: answers_with_200(f"{url}/readyz"), self.source)
+
+    def _through_proxy(self, service: str) -> str:
+        """The database URL of a service, by way of its proxy instead of the socket."""
+        direct = urlsplit(self.database_urls[service])
+        account = direct.netloc.rpartition("@")[0]
+        port = self.links[f"{service}-database"].port
+        return direct._replace(netloc=f"{account}@127.0.0.1:{port}", query="").geturl()
+
+
+def _say_nothing(_: str) -> None:
+    """Nobody reads along."""

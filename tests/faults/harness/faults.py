@@ -1,0 +1,56 @@
+"""Every fault as a row of a table."""
+
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from tests.faults.harness import link_faults, process_faults
+from tests.faults.harness.cluster import Cluster
+
+Inflict = Callable[[Cluster, random.Random], Awaitable[int]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that goes wrong.
+
+    ``inflict`` makes it, lets it last for a while, heals it, and tells how often it truly hit something: 0 means that
+    nobody noticed. ``why_not`` tells why this machine cannot have it, None if it can.
+    """
+
+    name: str
+    description: str
+    inflict: Inflict
+    why_not: Callable[[Cluster], str | None] = lambda _: None
+
+
+PROCESSES = ("order", "inventory", "payment", "database")
+HTTP_LINKS = ("buyer-order", "order-inventory", "order-payment")
+DATABASE_LINKS = ("order-database", "inventory-database", "payment-database")
+
+
+def _rows() -> list[Fault]:
+    return [*_process_rows(), *_link_rows()]
+
+
+def _process_rows() -> list[Fault]:
+    return [
+        Fault(f"{kind}-{name}", description.format(name), inflict(name))
+        for kind, description, inflict in (
+            ("kill", "kill -9 of {}, then a restart", process_faults.killed),
+            ("stop", "SIGSTOP of {} for longer than a lease, then SIGCONT", process_faults.asleep),
+            ("term", "SIGTERM of {} in the middle of load, then a restart", process_faults.told_to_end),
+        )
+        for name in PROCESSES
+    ]
+
+
+def _link_rows() -> list[Fault]:
+    return [
+        Fault(f"{trouble}-{link}", f"{link} {description}", link_faults.on_link(link, trouble))
+        for trouble, (description, _) in link_faults.TROUBLES.items()
+        for link in (*HTTP_LINKS, *DATABASE_LINKS)
+    ]
+
+
+FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in _rows()}
