@@ -1,0 +1,26 @@
+"""What the processes say of themselves."""
+
+import asyncio
+import urllib.request
+from collections.abc import Callable, Mapping
+
+from prometheus_client.parser import text_string_to_metric_families
+
+Labels = Mapping[str, str]
+
+
+async def total(url: str, metric: str, is_meant: Callable[[Labels], bool]) -> int:
+    """The sum of a counter over all labels that are meant, since the process at ``url`` started. Raises OSError."""
+    text = await asyncio.to_thread(_fetch, f"{url}/metrics")
+    return sum(
+        int(sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == metric and is_meant(sample.labels)
+    )
+
+
+def _fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as reply:
+        text: str = reply.read().decode()
+    return text
