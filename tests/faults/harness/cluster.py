@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+import aiohttp
+
 from tests.faults.harness.disk import SmallDisk
 from tests.faults.harness.ports import port_to_keep
 from tests.faults.harness.process import Process, answers_with_200
@@ -28,6 +30,8 @@ SHORT_WAITS = {
     **{f"{service.upper()}_TRANSACTION_TIMEOUT_S": "3" for service in SERVICES},
     **{f"{service.upper()}_POOL_SIZE_MAX": "4" for service in SERVICES},
 }
+# Of the gateway; what a fault may change.
+USUAL_BEHAVIOUR = {"latency_s": 0, "unavailable": False, "error_after_charging": 0}
 
 
 class Cluster:
@@ -93,12 +97,13 @@ class Cluster:
         self.disk.free()
         # The database first: no service is ready without it.
         for name in ("database", "gateway", "payment", "inventory", "order"):
-            if process := self.processes.get(name):
-                process.resume()
-                if not process.is_alive:
-                    process.start()
-                    await process.ready()
+            process = self.processes[name]
+            process.resume()
+            if not process.is_alive:
+                await process.start().ready()
         await asyncio.gather(*(process.ready() for process in self.processes.values()))
+        async with aiohttp.ClientSession(self.gateway_url, raise_for_status=True) as gateway:
+            await gateway.put("/behaviour", json=USUAL_BEHAVIOUR)
 
     def _start_proxies(self, undo: ExitStack) -> None:
         self._proxies.start()

@@ -46,7 +46,7 @@ class SmallDisk:
 
     def _mount(self) -> str | None:
         self._folder.mkdir(mode=0o700)
-        command = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE},mode=0700", "vv-faults", self._folder]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE},mode=0700", "vv-faults", str(self._folder)]
         try:
             mounted = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:

@@ -4,7 +4,15 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from tests.faults.harness import database_faults, disk_faults, gateway_faults, http_faults, link_faults, process_faults
+from tests.faults.harness import (
+    clock_faults,
+    database_faults,
+    disk_faults,
+    gateway_faults,
+    http_faults,
+    link_faults,
+    process_faults,
+)
 from tests.faults.harness.cluster import Cluster
 from vv.databases import SERVICES
 
@@ -42,6 +50,9 @@ def _process_rows() -> list[Fault]:
             ("stop", "SIGSTOP of {} for longer than a lease, then SIGCONT", process_faults.asleep),
             ("term", "SIGTERM of {} in the middle of load, then a restart", process_faults.told_to_end),
         )
+        for name in PROCESSES
+    ] + [
+        Fault(f"clock-{name}", f"the clock of {name} is an hour off", clock_faults.hour_off(name), clock_faults.why_not)
         for name in PROCESSES
     ]
 

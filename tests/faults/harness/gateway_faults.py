@@ -8,10 +8,11 @@ from typing import Any
 
 import aiohttp
 
-from tests.faults.harness.cluster import Cluster
+from tests.faults.harness.cluster import USUAL_BEHAVIOUR, Cluster
 from tests.faults.harness.metrics import Labels, total
 
 Inflict = Callable[[Cluster, random.Random], Awaitable[int]]
+
 
 @dataclass(frozen=True)
 class Misbehaviour:
@@ -29,7 +30,6 @@ MISBEHAVIOURS: Mapping[str, Misbehaviour] = {
         "answers 500 after it has charged", lambda rng: {"error_after_charging": rng.uniform(0.3, 1)}, "500"
     ),
 }
-_USUAL = {"latency_s": 0, "unavailable": False, "error_after_charging": 0}
 
 
 def misbehaves(how: str) -> Inflict:
@@ -44,7 +44,7 @@ def misbehaves(how: str) -> Inflict:
                 await asyncio.sleep(rng.uniform(0.5, 3))
                 return await _answered(cluster, made.statuses) - before
             finally:
-                await _behave(gateway, _USUAL)
+                await _behave(gateway, USUAL_BEHAVIOUR)
 
     return inflict
 

@@ -1,6 +1,7 @@
 """What the processes say of themselves."""
 
 import asyncio
+import http.client
 import urllib.request
 from collections.abc import Callable, Mapping
 
@@ -11,7 +12,7 @@ Labels = Mapping[str, str]
 
 async def total(url: str, metric: str, is_meant: Callable[[Labels], bool]) -> int:
     """The sum of a counter over all labels that are meant, since the process at ``url`` started. Raises OSError."""
-    text = await asyncio.to_thread(_fetch, f"{url}/metrics")
+    _, text = await asyncio.to_thread(get, f"{url}/metrics")
     return sum(
         int(sample.value)
         for family in text_string_to_metric_families(text)
@@ -20,7 +21,10 @@ async def total(url: str, metric: str, is_meant: Callable[[Labels], bool]) -> in
     )
 
 
-def _fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as reply:
-        text: str = reply.read().decode()
-    return text
+def get(url: str) -> tuple[Labels, str]:
+    """Headers and body of what a process answers. Blocks. Raises OSError."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return dict(reply.headers), reply.read().decode()
+    except http.client.HTTPException as error:
+        raise ConnectionError(f"{url} was not answered to the end.") from error
