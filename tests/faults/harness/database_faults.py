@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -56,11 +57,16 @@ def rows_locked(service: str) -> Inflict:
 
     async def inflict(cluster: Cluster, rng: random.Random) -> int:
         before = await retries(cluster, service, _LOCK_WAIT_TIMEOUT)
+        deadline = time.monotonic() + 4 * _LOCK_WAIT_S
+        hits = 0
         async with root_cursor(cluster) as cursor:
-            await _as_often_as_deadlocked(cursor, ["BEGIN", IN_THE_WAY[service]])
-            await asyncio.sleep(_LOCK_WAIT_S * rng.uniform(1.3, 2.5))
+            await _insist(cursor, "BEGIN", IN_THE_WAY[service])
+            while not hits and time.monotonic() < deadline:
+                await asyncio.sleep(0.1)
+                hits = await retries(cluster, service, _LOCK_WAIT_TIMEOUT) - before
+            await asyncio.sleep(rng.uniform(0, _LOCK_WAIT_S))
             await cursor.execute("ROLLBACK")
-        return max(0, await retries(cluster, service, _LOCK_WAIT_TIMEOUT) - before)
+        return max(hits, await retries(cluster, service, _LOCK_WAIT_TIMEOUT) - before)
 
     return inflict
 
@@ -120,8 +126,9 @@ async def _kill(cursor: Any, connection: int) -> bool:
     return True
 
 
-async def _as_often_as_deadlocked(cursor: Any, statements: list[str]) -> None:
-    for _ in range(10):
+async def _insist(cursor: Any, *statements: str) -> None:
+    """Run a transaction until it is the one that is spared."""
+    while True:
         try:
             for statement in statements:
                 await cursor.execute(statement)
