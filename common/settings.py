@@ -11,6 +11,9 @@ from common.database_url import parse_database_url
 
 S = TypeVar("S", bound="ServiceSettings")
 
+# What a setting that names another server must look like.
+BASE_URL = r"^https?://([^\s/?#@]+@)?(\[[0-9A-Fa-f:.]+\]|[^\s/?#:@]+)(:[0-9]{1,5})?(/[^\s?#]*)?$"
+
 
 class ServiceSettings(BaseSettings):
     """The knobs that the three services share. Variables carry the service's prefix: ``ORDER_PORT``."""

@@ -3,9 +3,7 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import ServiceSettings
-
-_BASE_URL = r"^https?://([^\s/?#@]+@)?(\[[0-9A-Fa-f:.]+\]|[^\s/?#:@]+)(:[0-9]{1,5})?(/[^\s?#]*)?$"
+from common.settings import BASE_URL, ServiceSettings
 
 
 class Settings(ServiceSettings):
@@ -14,9 +12,9 @@ class Settings(ServiceSettings):
     port: int = Field(8081, ge=0, le=65535, description="port to listen on")
 
     inventory_url: str = Field(
-        "http://127.0.0.1:8082", pattern=_BASE_URL, description="base URL of the inventory service"
+        "http://127.0.0.1:8082", pattern=BASE_URL, description="base URL of the inventory service"
     )
-    payment_url: str = Field("http://127.0.0.1:8083", pattern=_BASE_URL, description="base URL of the payment service")
+    payment_url: str = Field("http://127.0.0.1:8083", pattern=BASE_URL, description="base URL of the payment service")
     call_timeout_s: float = Field(
         5.0, gt=0, description="seconds for a call to another service, retries included, until it counts as unknown"
     )

@@ -27,6 +27,8 @@ from common.telemetry import Metrics
 from common.web import BATCH_BODY_BYTES_MAX, Route
 from common.web import make_app as make_web_app
 from payment_service.charges import Batches, Charges
+from payment_service.gateway import Gateway
+from payment_service.gateway_http import HttpGateway
 from payment_service.handlers import Handlers
 from payment_service.payments import Payments
 from payment_service.recovery import make_recovery
@@ -63,10 +65,20 @@ def routes(handlers: Handlers) -> list[Route]:
     ]  # fmt: skip
 
 
+def make_gateway(database: Database, settings: Settings, metrics: Metrics) -> Gateway:
+    if settings.gateway_url is None:
+        return SandboxGateway(database, settings, metrics)
+    return HttpGateway(
+        settings.gateway_url,
+        timeout_s=settings.gateway_timeout_s,
+        connections_max=settings.gateway_connections_max,
+    )
+
+
 def make_app(settings: Settings) -> web.Application:
     metrics = Metrics("payment", settings.workers)
     database = Database.from_settings(settings, metrics)
-    gateway = SandboxGateway(database, settings, metrics)
+    gateway = make_gateway(database, settings, metrics)
     payments = Payments(database, settings.lease_s)
     batches = Batches(
         open=Batcher("open", payments.open, settings, metrics),
@@ -82,6 +94,7 @@ def make_app(settings: Settings) -> web.Application:
             yield
             await charges.drain()
             await batches.drain()
+            await gateway.close()
 
     return make_web_app(
         title="VV-Ecommerce payment",

@@ -19,6 +19,7 @@ from common.telemetry import log
 from payment_service import domain
 from payment_service.domain import LostRace, Move, NewPayment, PaymentRow
 from payment_service.gateway import Gateway, GatewayUnavailable
+from payment_service.gateway_wire import ChargeStatus
 from payment_service.payments import Begun, Payments
 from payment_service.settings import Settings
 
@@ -163,47 +164,47 @@ class Charges:
         try:
             return await self._batches.move.submit(move)
         except LostRace:
-            payment = await self._payments.get(move.payment.order_id)
-            if move.to is not PaymentStatus.CAPTURED or payment.status not in domain.GIVEN_UP:
-                return payment
-            # We were so slow that the charge had been given up; now that it was made after all, it goes back.
-            log.warning("charged_after_giving_up", order_id=payment.order_id, status=payment.status)
-            return await self._write(Move(payment, PaymentStatus.REFUNDING, "charged_late", refund=payment.amount))
+            return await self._payments.get(move.payment.order_id)
 
     async def _charge(self, payment: PaymentRow) -> Move:
-        """Before a charge is sent again the gateway is asked; one that it goes on not knowing was never made."""
+        """Before a charge is sent again the gateway is asked; the key of one that it goes on not knowing is cancelled.
+
+        Then a charge that is still on its way is refused when it arrives, whoever sent it.
+        """
         result, looks = None, payment.looks
         if payment.attempts:
             result = await self._ask(self._gateway.find(payment.charge_key), looks)
             looks += result is None
-        if result is None and looks >= self._settings.settle_attempts_max:
-            return Move(payment, PaymentStatus.DECLINED, reason="gateway_failed")
         if result is None and looks < self._settings.charge_attempts_max:
             charge = self._gateway.charge(
                 payment.charge_key,
                 amount=payment.amount,
                 currency=payment.currency,
                 payment_method=payment.payment_method,
+                reference=payment.order_id,
             )
             result = await self._ask(charge, looks)
-        if result is None:
-            raise StillUnknown("The gateway does not know the charge.", looks)
+        elif result is None:
+            result = await self._ask(self._gateway.cancel(payment.charge_key), looks)
         self._reached("charged")
-        if result.approved:
-            return Move(payment, PaymentStatus.CAPTURED)
-        return Move(payment, PaymentStatus.DECLINED, reason=result.reason)
+        match result.status:
+            case ChargeStatus.APPROVED:
+                return Move(payment, PaymentStatus.CAPTURED)
+            case ChargeStatus.DECLINED:
+                return Move(payment, PaymentStatus.DECLINED, result.reason)
+            case ChargeStatus.CANCELLED:
+                return Move(payment, PaymentStatus.DECLINED, "gateway_failed")
 
     async def _settle_cancelled(self, payment: PaymentRow) -> Move:
-        """A charge was under way when the order was cancelled: it may still arrive for a while."""
-        result = await self._ask(self._gateway.find(payment.charge_key), payment.looks)
-        looks = payment.looks + (result is None)
-        if result is None and looks >= self._settings.settle_attempts_max:
-            return Move(payment, PaymentStatus.VOIDED, reason=domain.ORDER_CANCELLED)
-        if result is None:
-            raise StillUnknown("The gateway does not know the charge yet.", looks)
-        if result.approved:
-            return Move(payment, PaymentStatus.REFUNDING, domain.ORDER_CANCELLED, refund=payment.amount)
-        return Move(payment, PaymentStatus.DECLINED, reason=result.reason)
+        """A charge may be under way: it has been made by now, or its key is cancelled and it never will be."""
+        result = await self._ask(self._gateway.cancel(payment.charge_key), payment.looks)
+        match result.status:
+            case ChargeStatus.APPROVED:
+                return Move(payment, PaymentStatus.REFUNDING, domain.ORDER_CANCELLED, refund=payment.amount)
+            case ChargeStatus.DECLINED:
+                return Move(payment, PaymentStatus.DECLINED, result.reason)
+            case ChargeStatus.CANCELLED:
+                return Move(payment, PaymentStatus.VOIDED, domain.ORDER_CANCELLED)
 
     async def _refund(self, payment: PaymentRow) -> Move:
         for refund in await self._payments.open_refunds(payment.order_id):

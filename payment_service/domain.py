@@ -17,21 +17,17 @@ from common.errors import IdempotencyMismatch, ServiceError
 TRANSITIONS: dict[PaymentStatus, frozenset[PaymentStatus]] = {
     PaymentStatus.PENDING: frozenset({PaymentStatus.CAPTURED, PaymentStatus.DECLINED, PaymentStatus.CANCELLING}),
     PaymentStatus.CAPTURED: frozenset({PaymentStatus.REFUNDING}),
-    # From these two only when the gateway says after all that it charged.
-    PaymentStatus.DECLINED: frozenset({PaymentStatus.REFUNDING}),
+    PaymentStatus.DECLINED: frozenset(),
     PaymentStatus.CANCELLING: frozenset({PaymentStatus.REFUNDING, PaymentStatus.DECLINED, PaymentStatus.VOIDED}),
     # A second refund may be decided while the first is under way.
     PaymentStatus.REFUNDING: frozenset({PaymentStatus.REFUNDING, PaymentStatus.CAPTURED, PaymentStatus.REFUNDED}),
     PaymentStatus.REFUNDED: frozenset(),
-    PaymentStatus.VOIDED: frozenset({PaymentStatus.REFUNDING}),
+    PaymentStatus.VOIDED: frozenset(),
 }
 
 # Somebody must still do something about these.
 OUTSTANDING = {PaymentStatus.PENDING, PaymentStatus.CANCELLING, PaymentStatus.REFUNDING}
 
-
-# We hold that nothing was charged, and nobody asks the gateway any more.
-GIVEN_UP = {PaymentStatus.DECLINED, PaymentStatus.VOIDED}
 
 # The reason of every step that cancels the payment.
 ORDER_CANCELLED = "order_cancelled"

@@ -1,4 +1,7 @@
-"""A gateway that needs nothing: the payment method decides the outcome, and its own table says what was charged."""
+"""A gateway that needs nothing: the payment method decides the outcome, and its own table says what was charged.
+
+A cancelled key is a row, too: the late charge collides with it.
+"""
 
 import asyncio
 import contextlib
@@ -10,13 +13,15 @@ from common.database import Database
 from common.telemetry import Metrics
 from common.transaction import DuplicateKey, Transaction
 from payment_service.gateway import ChargeResult, GatewayUnavailable
+from payment_service.gateway_wire import ChargeStatus
 from payment_service.settings import Settings
 
 APPROVED = {"tok_ok", "tok_timeout", "tok_slow"}
 DECLINED = {"tok_declined": "card_declined"}
+# What a cancelled key never costs anybody.
+_NO_CURRENCY = "XXX"
 
-
-# A row of the table: its key, the kind, the key of the charge, the amount, the currency, whether it was approved.
+# A row of the table: its key, the kind, the key of the charge, the amount, the currency, whether money moved.
 Record = tuple[str, str, str, int, str, bool]
 
 
@@ -30,7 +35,9 @@ class SandboxGateway:
         self._slow_s = settings.sandbox_slow_s
         self._records: Batcher[Record, None] = Batcher("sandbox", self._write, settings, metrics)
 
-    async def charge(self, key: str, *, amount: int, currency: str, payment_method: str) -> ChargeResult:
+    async def charge(
+        self, key: str, *, amount: int, currency: str, payment_method: str, reference: str
+    ) -> ChargeResult:
         await asyncio.sleep(self._latency_s + (self._slow_s if payment_method == "tok_slow" else 0))
         if payment_method == "tok_error":
             raise GatewayUnavailable("The sandbox failed, as tok_error asks.")
@@ -38,21 +45,35 @@ class SandboxGateway:
         try:
             await self._records.submit((key, "charge", key, amount, currency, approved))
         except DuplicateKey:
-            recorded = await self.find(key)
-            assert recorded is not None
-            return recorded
+            return await self._recorded(key)
         if payment_method == "tok_timeout":
             raise GatewayUnavailable("The reply of the sandbox was lost, as tok_timeout asks.")
-        return ChargeResult(approved, None if approved else DECLINED.get(payment_method, "unknown_card"))
+        if approved:
+            return ChargeResult(ChargeStatus.APPROVED)
+        return ChargeResult(ChargeStatus.DECLINED, DECLINED.get(payment_method, "unknown_card"))
 
     async def find(self, key: str) -> ChargeResult | None:
         row = await self._database.read(partial(_get, key=key))
-        return None if row is None else ChargeResult(bool(row[0]), None if row[0] else "card_declined")
+        return None if row is None else _result(*row)
+
+    async def cancel(self, key: str) -> ChargeResult:
+        await asyncio.sleep(self._latency_s)
+        with contextlib.suppress(DuplicateKey):
+            await self._records.submit((key, "cancel", key, 0, _NO_CURRENCY, False))
+        return await self._recorded(key)
 
     async def refund(self, key: str, *, charge_key: str, amount: int, currency: str) -> None:
         await asyncio.sleep(self._latency_s)
         with contextlib.suppress(DuplicateKey):
             await self._records.submit((key, "refund", charge_key, amount, currency, True))
+
+    async def close(self) -> None:
+        """It has nothing of its own."""
+
+    async def _recorded(self, key: str) -> ChargeResult:
+        recorded = await self.find(key)
+        assert recorded is not None
+        return recorded
 
     async def _write(self, records: Sequence[Record]) -> list[None]:
         await self._database.transaction(partial(_insert, records=records))
@@ -69,5 +90,11 @@ async def _insert(tx: Transaction, *, records: Sequence[Record]) -> None:
     await tx.commit()
 
 
-async def _get(tx: Transaction, *, key: str) -> tuple[int] | None:
-    return await tx.fetch_one("SELECT approved FROM sandbox_gateway WHERE gateway_key = %s", (key,))
+async def _get(tx: Transaction, *, key: str) -> tuple[str, int] | None:
+    return await tx.fetch_one("SELECT kind, approved FROM sandbox_gateway WHERE gateway_key = %s", (key,))
+
+
+def _result(kind: str, approved: int) -> ChargeResult:
+    if kind == "cancel":
+        return ChargeResult(ChargeStatus.CANCELLED)
+    return ChargeResult(ChargeStatus.APPROVED) if approved else ChargeResult(ChargeStatus.DECLINED, "card_declined")

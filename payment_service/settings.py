@@ -3,7 +3,7 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import ServiceSettings
+from common.settings import BASE_URL, ServiceSettings
 
 
 class Settings(ServiceSettings):
@@ -11,6 +11,14 @@ class Settings(ServiceSettings):
 
     port: int = Field(8083, ge=0, le=65535, description="port to listen on")
 
+    gateway_url: str | None = Field(
+        None,
+        pattern=BASE_URL,
+        description="base URL of the payment gateway, such as `vv gateway`; a sandbox if not set",
+    )
+    gateway_connections_max: int = Field(
+        256, ge=1, le=4096, description="calls to that gateway at once, of each worker; the others wait their turn"
+    )
     gateway_timeout_s: float = Field(
         8.0, gt=0, description="seconds after which the outcome of a call to the gateway counts as unknown"
     )
@@ -33,9 +41,6 @@ class Settings(ServiceSettings):
     )
     retry_most_s: float = Field(30.0, gt=0, description="seconds between two attempts at the most")
     charge_attempts_max: int = Field(
-        3, ge=1, description="answers of the gateway that it does not know a charge until it is not sent again"
-    )
-    settle_attempts_max: int = Field(
-        6, ge=2, description="answers of the gateway that it does not know a charge until it counts as never made"
+        3, ge=1, description="answers of the gateway that it does not know a charge until its key is cancelled"
     )
     crash_point: str | None = Field(None, description="for tests: the named point at which the process kills itself")

@@ -16,12 +16,16 @@ from common.database import Database
 from common.telemetry import Metrics
 from payment_service.charges import Batches, Charges
 from payment_service.gateway import ChargeResult, GatewayUnavailable
+from payment_service.gateway_wire import ChargeStatus
 from payment_service.payments import Payments
 from payment_service.recovery import make_recovery
 from payment_service.settings import Settings
 from tests.conftest import open_database
 from vv import migrate
 from vv.mariadb import Mariadb
+
+APPROVED = ChargeResult(ChargeStatus.APPROVED)
+CANCELLED = ChargeResult(ChargeStatus.CANCELLED)
 
 
 @dataclass
@@ -30,10 +34,13 @@ class Gateway:
 
     charges: list[ChargeResult | None] = field(default_factory=lambda: [None])
     finds: list[ChargeResult | str | None] = field(default_factory=lambda: [None])
+    cancels: list[ChargeResult | None] = field(default_factory=lambda: [CANCELLED])
     refunds: list[bool] = field(default_factory=lambda: [True])
     journal: list[str] = field(default_factory=list)
 
-    async def charge(self, key: str, *, amount: int, currency: str, payment_method: str) -> ChargeResult:
+    async def charge(
+        self, key: str, *, amount: int, currency: str, payment_method: str, reference: str
+    ) -> ChargeResult:
         self.journal.append("charge")
         result = self.charges.pop(0) if len(self.charges) > 1 else self.charges[0]
         if result is None:
@@ -47,6 +54,16 @@ class Gateway:
             raise GatewayUnavailable("No answer.")
         self.journal.append("find")
         return result
+
+    async def cancel(self, key: str) -> ChargeResult:
+        self.journal.append("cancel")
+        result = self.cancels.pop(0) if len(self.cancels) > 1 else self.cancels[0]
+        if result is None:
+            raise GatewayUnavailable("No answer.")
+        return result
+
+    async def close(self) -> None:
+        """There is nothing to close."""
 
     async def refund(self, key: str, *, charge_key: str, amount: int, currency: str) -> None:
         self.journal.append(f"{key.rsplit(':', 1)[1]}:{amount}")
@@ -104,8 +121,8 @@ async def till_with(mariadb: Mariadb, url: str, gateway: Gateway) -> AsyncIterat
 async def test_only_answers_of_the_gateway_count_against_a_charge(
     silences: list[str], mariadb: Mariadb, url: str
 ) -> None:
-    """A charge is sent three times at the most and given up after the gateway has said six times that it does not
-    know it; a gateway that says nothing at all brings neither nearer."""
+    """A charge whose key the gateway has said three times not to know is cancelled there, and only then given up; a
+    gateway that says nothing at all brings that no nearer."""
     gateway = Gateway(finds=[None, *silences, None])
     async with till_with(mariadb, url, gateway) as till:
         await till.charge()
@@ -114,13 +131,65 @@ async def test_only_answers_of_the_gateway_count_against_a_charge(
 
     assert (ended, payment.reason) == (PaymentStatus.DECLINED, "gateway_failed")
     assert gateway.journal.count("charge") == till.settings.charge_attempts_max
-    assert gateway.journal.count("find") == till.settings.settle_attempts_max
+    assert gateway.journal.count("find") == till.settings.charge_attempts_max
     assert gateway.journal.count("silence") == len(silences)
+    assert gateway.journal[-1] == "cancel"
+
+
+async def test_a_charge_that_arrives_before_its_key_is_cancelled_is_captured(mariadb: Mariadb, url: str) -> None:
+    """The gateway did not know it three times, and has made it when the key is to be cancelled: it is no failure."""
+    gateway = Gateway(cancels=[None, None, APPROVED])
+    async with till_with(mariadb, url, gateway) as till:
+        await till.charge()
+        ended = await till.recover(until={PaymentStatus.DECLINED, PaymentStatus.CAPTURED})
+    assert ended is PaymentStatus.CAPTURED
+    assert gateway.journal.count("cancel") == 3
+
+
+async def test_a_key_that_was_cancelled_before_a_crash_is_found_cancelled(mariadb: Mariadb, url: str) -> None:
+    """Who cancelled the key died before he wrote it down: whoever comes after him hears that it is cancelled."""
+    gateway = Gateway(finds=[CANCELLED])
+    async with till_with(mariadb, url, gateway) as till:
+        await till.charge()
+        ended = await till.recover(until={PaymentStatus.DECLINED, PaymentStatus.CAPTURED})
+        payment = await till.payments.get(till.order_id)
+    assert (ended, payment.reason) == (PaymentStatus.DECLINED, "gateway_failed")
+    assert gateway.journal == ["charge", "find"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "journal"),
+    [
+        (CANCELLED, PaymentStatus.VOIDED, ["charge", "cancel"]),
+        (ChargeResult(ChargeStatus.DECLINED, "card_declined"), PaymentStatus.DECLINED, ["charge", "cancel"]),
+        (APPROVED, PaymentStatus.REFUNDED, ["charge", "cancel", "1:700"]),
+    ],
+    ids=["never_charged", "declined", "charged"],
+)
+async def test_a_cancelled_payment_is_settled_by_one_answer(
+    answer: ChargeResult, status: PaymentStatus, journal: list[str], mariadb: Mariadb, url: str
+) -> None:
+    """What is to be done about a charge of which nobody heard is known as soon as the gateway closed its key."""
+    gateway = Gateway(cancels=[answer])
+    async with till_with(mariadb, url, gateway) as till:
+        await till.charge()
+        assert (await till.charges.cancel(till.order_id)).status is status
+    assert gateway.journal == journal
+
+
+async def test_a_cancellation_that_the_gateway_does_not_answer_is_asked_for_again(mariadb: Mariadb, url: str) -> None:
+    """Until it answers nobody knows; what was not answered decides nothing."""
+    gateway = Gateway(cancels=[None, None, CANCELLED])
+    async with till_with(mariadb, url, gateway) as till:
+        await till.charge()
+        assert (await till.charges.cancel(till.order_id)).status is PaymentStatus.CANCELLING
+        assert await till.recover(until={PaymentStatus.VOIDED}) is PaymentStatus.VOIDED
+    assert gateway.journal == ["charge", "cancel", "cancel", "cancel"]
 
 
 async def test_a_charge_is_never_sent_again_unasked(mariadb: Mariadb, url: str) -> None:
     """Before each repetition the gateway is asked; when it knows the charge after all, that is the outcome."""
-    gateway = Gateway(finds=[None, ChargeResult(approved=True)])
+    gateway = Gateway(finds=[None, APPROVED])
     async with till_with(mariadb, url, gateway) as till:
         await till.charge()
         assert await till.recover(until={PaymentStatus.CAPTURED}) is PaymentStatus.CAPTURED
@@ -129,7 +198,7 @@ async def test_a_charge_is_never_sent_again_unasked(mariadb: Mariadb, url: str) 
 
 async def test_refunds_are_confirmed_one_at_a_time(mariadb: Mariadb, url: str) -> None:
     """Of two refunds the gateway makes the first and fails with the second: only the second one is asked for again."""
-    gateway = Gateway(charges=[ChargeResult(approved=True)], refunds=[False, True, False, True])
+    gateway = Gateway(charges=[APPROVED], refunds=[False, True, False, True])
     async with till_with(mariadb, url, gateway) as till:
         await till.charge()
         for amount in (100, 200):

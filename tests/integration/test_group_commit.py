@@ -195,7 +195,9 @@ async def promise_refunds(shop: Shop, n: int) -> Write:
 
 async def charge_at_the_sandbox(shop: Shop, n: int) -> Write:
     def charge() -> Awaitable[Any]:
-        return shop.sandbox.charge(f"{uuid4()}", amount=1, currency="USD", payment_method="tok_ok")
+        return shop.sandbox.charge(
+            f"{uuid4()}", amount=1, currency="USD", payment_method="tok_ok", reference="anything"
+        )
 
     return lambda: asyncio.gather(*(charge() for _ in range(n)))
 

@@ -54,6 +54,8 @@ class Cluster:
         self.processes: dict[str, Process] = {}
         self.database_urls: Mapping[str, str] = {}
         self.gateway_url = f"http://127.0.0.1:{self._ports['gateway']}"
+        # Orders that a fault has cancelled on behalf of their buyers, or has tried to.
+        self.cancelled: set[str] = set()
         self.gateway_ledger = self.folder / "gateway" / "ledger.jsonl"
 
     @property

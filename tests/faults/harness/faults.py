@@ -4,8 +4,9 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from tests.faults.harness import link_faults, process_faults
+from tests.faults.harness import database_faults, http_faults, link_faults, process_faults
 from tests.faults.harness.cluster import Cluster
+from vv.databases import SERVICES
 
 Inflict = Callable[[Cluster, random.Random], Awaitable[int]]
 
@@ -30,7 +31,7 @@ DATABASE_LINKS = ("order-database", "inventory-database", "payment-database")
 
 
 def _rows() -> list[Fault]:
-    return [*_process_rows(), *_link_rows()]
+    return [*_process_rows(), *_link_rows(), *_request_rows(), *_database_rows()]
 
 
 def _process_rows() -> list[Fault]:
@@ -50,6 +51,46 @@ def _link_rows() -> list[Fault]:
         Fault(f"{trouble}-{link}", f"{link} {description}", link_faults.on_link(link, trouble))
         for trouble, (description, _) in link_faults.TROUBLES.items()
         for link in (*HTTP_LINKS, *DATABASE_LINKS)
+    ]
+
+
+def _request_rows() -> list[Fault]:
+    return [
+        *(
+            Fault(f"duplicated-{link}", f"{link} delivers every request twice", http_faults.duplicated(link))
+            for link in HTTP_LINKS
+        ),
+        *(
+            Fault(
+                f"held-{what}",
+                f"{held.link} holds a {what} back until its caller gave up and it was undone, and delivers it then",
+                http_faults.held_back(what),
+            )
+            for what, held in http_faults.HELD.items()
+        ),
+    ]
+
+
+def _database_rows() -> list[Fault]:
+    return [
+        Fault("connections-killed", "KILL of random database connections", database_faults.connections_killed),
+        Fault("deadlocks", "carts that force deadlocks (error 1213)", database_faults.carts_deadlocked),
+        *(
+            Fault(
+                f"rows-locked-{service}",
+                f"somebody locks rows of {service} for longer than it waits for locks (error 1205)",
+                database_faults.rows_locked(service),
+            )
+            for service in SERVICES
+        ),
+        *(
+            Fault(
+                f"pool-exhausted-{service}",
+                f"all database connections of {service} are busy for longer than it waits for one",
+                database_faults.pool_exhausted(service),
+            )
+            for service in SERVICES
+        ),
     ]
 
 

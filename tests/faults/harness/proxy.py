@@ -108,6 +108,10 @@ class Proxy:
         finally:
             await self._proxies.call_async(self._lift(trouble))
 
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run what a trouble has to do in the thread of the proxies."""
+        return await self._proxies.call_async(work)
+
     async def heal(self) -> None:
         """Lift whatever is imposed."""
         await self._proxies.call_async(self._lift(self._trouble))
