@@ -5,6 +5,7 @@ Each check is a function from the evidence to the violations that it finds.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from common.contracts.orders import OrderStatus
@@ -60,7 +61,7 @@ def replays_are_identical(seen: Evidence) -> Iterator[Problem]:
 
 def answers_come_true(seen: Evidence) -> Iterator[Problem]:
     """A 201 ends as completed, a refusal as failed; cancelled is only what somebody asked to cancel."""
-    cancels = by_subject(seen.operations, Kind.CANCEL)
+    cancels = {*by_subject(seen.operations, Kind.CANCEL), *seen.cancelled}
     for operation in _orders(seen):
         order = seen.orders.get(operation.order_id or "")
         if order is None or operation.kind is Kind.MISUSE or operation.outcome is Outcome.UNKNOWN:
@@ -88,6 +89,29 @@ def refusals_have_no_effect(seen: Evidence) -> Iterator[Problem]:
     for operation in seen.operations:
         if operation.kind is Kind.MISUSE and (operation.is_ok or operation.status not in (0, 422, 500, 503, 504)):
             yield operation.subject, "another order under a used key was not refused with 422", [operation]
+
+
+def an_order_has_one_payment(seen: Evidence) -> Iterator[Problem]:
+    for order_id, payments in seen.payments.items():
+        if len(payments) > 1:
+            yield order_id, f"has {len(payments)} payments", payments
+
+
+def every_change_of_stock_starts_from_the_last(seen: Evidence) -> Iterator[Problem]:
+    """What a row of the ledger says was left is what was left after the row before it, and its delta."""
+    for sku, changes in seen.balances.items():
+        for before, after in pairwise(changes):
+            if after["quantity"] != before["quantity"] + after["delta"]:
+                yield sku, "a change overlooked another one", [before, after]
+
+
+def stock_is_answered_alike(seen: Evidence) -> Iterator[Problem]:
+    """The same request is not accepted once and refused another time, unless it was given back in between."""
+    given_back = by_subject(seen.operations, Kind.GIVE_BACK)
+    for request_id, operations in by_subject(seen.operations, Kind.TAKE, Kind.RESTOCK, Kind.REFUND).items():
+        outcomes = {one.outcome for one in operations}
+        if {Outcome.OK, Outcome.REFUSED} <= outcomes and request_id not in given_back:
+            yield request_id, "was accepted and refused", operations
 
 
 def cards_that_never_pay_buy_nothing(seen: Evidence) -> Iterator[Problem]:
@@ -196,7 +220,14 @@ def replies_are_documented(seen: Evidence) -> Iterator[Problem]:
 
 CHECKS: tuple[Check, ...] = (
     *(accepted_orders_are_there, a_key_makes_one_order, nobody_orders_by_himself, replays_are_identical),
-    *(answers_come_true, refusals_have_no_effect, cards_that_never_pay_buy_nothing, cancellations_come_true),
+    *(
+        answers_come_true,
+        refusals_have_no_effect,
+        cards_that_never_pay_buy_nothing,
+        an_order_has_one_payment,
+        every_change_of_stock_starts_from_the_last,
+    ),
+    *(stock_is_answered_alike, cancellations_come_true),
     *(refunds_happen_once, direct_changes_of_stock_happen_once, units_add_up),
     *(reads_never_contradict, timelines_only_grow, replies_are_documented),
 )

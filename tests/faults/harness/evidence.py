@@ -1,6 +1,6 @@
 """Everything there is to judge a run by: the buyers' log, and what the tables say afterwards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -51,7 +51,10 @@ class OrderRecord:
 
 @dataclass(frozen=True)
 class Evidence:
-    """``ledger`` has the rows of requests that are not of orders, ``stocked`` what each SKU began with."""
+    """``ledger`` has the rows of requests that are not of orders, ``stocked`` what each SKU began with.
+
+    ``cancelled`` are orders that faults have cancelled on behalf of their buyers.
+    """
 
     operations: Sequence[Operation]
     stocked: Mapping[str, int]
@@ -59,6 +62,9 @@ class Evidence:
     ledger: Mapping[str, list[Row]]
     refunds: Mapping[str, list[Row]]
     stock: Mapping[str, int]
+    payments: Mapping[str, list[Row]]
+    balances: Mapping[str, list[Row]]
+    cancelled: frozenset[str]
 
     def orders_of(self, user_id: str) -> list[OrderRecord]:
         return self._by_user.get(user_id, [])
@@ -75,28 +81,35 @@ class Evidence:
         return cached
 
 
-def collect(urls: Mapping[str, str], operations: Sequence[Operation], stocked: Mapping[str, int]) -> Evidence:
+def collect(
+    urls: Mapping[str, str], operations: Sequence[Operation], stocked: Mapping[str, int], cancelled: Iterable[str]
+) -> Evidence:
     """Read all tables. Raises pymysql.MySQLError."""
     orders = {row["order_id"]: OrderRecord(row) for row in rows(urls["order"], "SELECT * FROM orders")}
     for row in rows(urls["order"], "SELECT * FROM order_lines"):
         orders[row["order_id"]].lines[row["sku"]] = row["quantity"]
     for row in rows(urls["order"], "SELECT * FROM order_events ORDER BY order_id, seq"):
         orders[row["order_id"]].events.append(row)
+    payments: dict[str, list[Row]] = {}
     for row in rows(urls["payment"], "SELECT * FROM payments"):
+        payments.setdefault(row["order_id"], []).append(row)
         if row["order_id"] in orders:
             orders[row["order_id"]].payment = row
     refunds: dict[str, list[Row]] = {}
     for row in rows(urls["payment"], "SELECT * FROM refunds WHERE request_id IS NOT NULL"):
         refunds.setdefault(row["request_id"], []).append(row)
     ledger: dict[str, list[Row]] = {}
-    for row in rows(urls["inventory"], "SELECT * FROM stock_ledger WHERE kind <> 'create' ORDER BY ledger_id"):
+    balances: dict[str, list[Row]] = {}
+    for row in rows(urls["inventory"], "SELECT * FROM stock_ledger ORDER BY ledger_id"):
+        if row["sku"] is not None:
+            balances.setdefault(row["sku"], []).append(row)
         order = orders.get(row["request_id"].removesuffix(":deduct"))
         if order is None:
             ledger.setdefault(row["request_id"], []).append(row)
         elif row["sku"] is not None:
             order.held[row["sku"]] = order.held.get(row["sku"], 0) - row["delta"]
     stock = {row["sku"]: row["quantity"] for row in rows(urls["inventory"], "SELECT * FROM inventory")}
-    return Evidence(operations, stocked, orders, ledger, refunds, stock)
+    return Evidence(operations, stocked, orders, ledger, refunds, stock, payments, balances, frozenset(cancelled))
 
 
 def rows(url: str, sql: str) -> list[Row]:

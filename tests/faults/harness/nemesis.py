@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import aiohttp
+from pymysql.err import MySQLError
+
 from tests.faults.harness.cluster import Cluster
 from tests.faults.harness.faults import Fault
 from vv.audit import Violation
@@ -54,6 +57,9 @@ class Nemesis:
         hits = 0
         try:
             hits = await fault.inflict(self.cluster, random.Random(dice))
+        except (MySQLError, OSError, aiohttp.ClientError):
+            # Of mixed faults one may keep the other from being made.
+            hits = 0
         except AssertionError as error:
             self._violations.append(Violation("the_stack_comes_back", fault.name, str(error), dice))
         self.strokes.append(Stroke(fault.name, began_at, time.time(), hits))

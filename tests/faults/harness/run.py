@@ -111,7 +111,7 @@ class Run:
 
     async def _judge(self, last_fault_at: float) -> None:
         operations = self._history.operations
-        seen = await asyncio.to_thread(collect, self._urls, operations, self._stocked)
+        seen = await asyncio.to_thread(collect, self._urls, operations, self._stocked, self._cluster.cancelled)
         self._blame(checks.violations(seen))
         self._blame(await self._audit())
         result = self._result
