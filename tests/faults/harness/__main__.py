@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tests.faults.harness import report
 from tests.faults.harness.campaign import CHECKOUT, play_apart
 from tests.faults.harness.faults import FAULTS
+from tests.faults.harness.mutations import MUTATIONS, Trial, try_without
+from tests.faults.harness.nemesis import NONE
 from tests.faults.harness.plan import Plan
 from tests.faults.harness.result import Result
 from tests.faults.harness.run import run
@@ -32,8 +34,17 @@ PAGE = CHECKOUT / "docs" / "reliability.md"
     "--profile", type=click.Choice(list(PROFILES)), default="usual", show_default=True, help="What buyers do."
 )
 @click.option(
-    "--only", "faults", multiple=True, type=click.Choice(list(FAULTS)), metavar="FAULT", help="Only this fault."
+    "--only", "faults", multiple=True, type=click.Choice([*FAULTS, *NONE]), metavar="FAULT", help="Only this fault."
 )
+@click.option(
+    "--mutation",
+    "mutations",
+    multiple=True,
+    type=click.Choice(list(MUTATIONS)),
+    metavar="NAME",
+    help="Take this safety mechanism away; the harness must notice.",
+)
+@click.option("--mutations", "all_mutations", is_flag=True, help="Take all of them away, one after the other.")
 @click.option("--write", is_flag=True, help="Write the report into docs/reliability.md.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where the run keeps its files; for one seed.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write what was found to this file, too.")
@@ -45,6 +56,8 @@ def main(
     per_second: float,
     profile: str,
     faults: tuple[str, ...],
+    mutations: tuple[str, ...],
+    all_mutations: bool,
     write: bool,
     folder: Path | None,
     json_path: Path | None,
@@ -56,6 +69,9 @@ def main(
     first = Plan(seed if seed is not None else random.SystemRandom().randint(1, 999_999))
     plan = replace(first, seconds=seconds, buyers=buyers, per_second=per_second, faults=faults, profile=profile)
     console = Console(stderr=True)
+    if all_mutations or mutations:
+        trials = _try_without(mutations or tuple(MUTATIONS), first.seed, console)
+        raise SystemExit(0 if all(trial.is_as_expected for trial in trials) else 1)
     if seeds is None:
         results = [_one(plan, folder, console)]
     else:
@@ -95,6 +111,14 @@ def _many(plans: list[Plan], console: Console) -> list[Result]:
             console.print(f"seed {plan.seed}: {orders} orders, {faults} faults, {found}", highlight=False)
             progress.advance(task)
     return results
+
+
+def _try_without(names: tuple[str, ...], seed: int, console: Console) -> list[Trial]:
+    trials = []
+    for name in names:
+        trials.append(trial := try_without(MUTATIONS[name], seed))
+        console.print(report.verdict(trial), highlight=False, markup=False, soft_wrap=True)
+    return trials
 
 
 def _numbers(text: str) -> list[int]:

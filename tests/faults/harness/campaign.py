@@ -14,6 +14,8 @@ from vv.audit import Violation
 CHECKOUT = Path(__file__).parents[3]
 # What a run may take beyond the time in which faults are inflicted, until it counts as hanging.
 _OVERHEAD_S = 240.0
+# In place of the name of an invariant: it was not judged.
+HARNESS_FAILED = "harness_failed"
 
 
 def play_apart(plan: Plan, checkout: Path = CHECKOUT, environment: Mapping[str, str] | None = None) -> Result:
@@ -28,16 +30,18 @@ def play_apart(plan: Plan, checkout: Path = CHECKOUT, environment: Mapping[str, 
         child = subprocess.Popen(
             [*command, "--json", str(found)], cwd=checkout, env=environment, stdout=log, stderr=log
         )
+        problem = HARNESS_FAILED
         try:
             child.wait(plan.seconds + _OVERHEAD_S)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+            problem = "the_run_ends"
         except BaseException:
             child.terminate()
             child.wait(30)
             raise
-    result = Result.load(found) if found.exists() else _no_result(plan, folder / "harness.log")
+    result = Result.load(found) if found.exists() else _no_result(plan, problem, folder / "harness.log")
     if result.is_clean:
         shutil.rmtree(folder, ignore_errors=True)
     else:
@@ -45,7 +49,7 @@ def play_apart(plan: Plan, checkout: Path = CHECKOUT, environment: Mapping[str, 
     return result
 
 
-def _no_result(plan: Plan, log: Path) -> Result:
+def _no_result(plan: Plan, problem: str, log: Path) -> Result:
     last_lines = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
-    problem = Violation("the_run_ends", f"seed {plan.seed}", "the run hung, or the harness failed", last_lines)
-    return Result(plan.seed, plan.command, violations=[problem])
+    violation = Violation(problem, f"seed {plan.seed}", "left no result", last_lines)
+    return Result(plan.seed, plan.command, violations=[violation])

@@ -14,6 +14,8 @@ from tests.faults.harness.cluster import Cluster
 from tests.faults.harness.faults import Fault
 from vv.audit import Violation
 
+# In place of the names of faults: nothing is to go wrong.
+NONE = ("none",)
 # How many faults there are at once: one, two or three, by weight.
 _AT_ONCE = ((1, 2, 3), (6, 3, 1))
 _PAUSE_S = (0.1, 1.0)
@@ -46,8 +48,7 @@ class Nemesis:
         round_ = 0
         while time.monotonic() < until:
             round_ += 1
-            count = min(len(self.faults), chance.choices(*_AT_ONCE)[0])
-            chosen = chance.sample(self.faults, count)
+            chosen = chance.sample(self.faults, min(len(self.faults), chance.choices(*_AT_ONCE)[0]))
             await asyncio.gather(*(self._inflict(fault, f"{self.seed}:{round_}:{fault.name}") for fault in chosen))
             await asyncio.sleep(chance.uniform(*_PAUSE_S))
         return self._violations

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.faults.harness.mutations import Trial
 from tests.faults.harness.result import Result
 from vv.folder import write_whole
 
@@ -68,6 +69,17 @@ def complaint(result: Result) -> list[str]:
             lines.append(f"  {one.invariant}: {one.subject} {one.problem}")
             lines += [f"    {row}" for row in one.rows.splitlines()]
     return [*lines, f"Its history and logs: {result.folder}", f"Again: {result.command}"]
+
+
+def verdict(trial: Trial) -> str:
+    """Whether, when and by what the loss of a mechanism was noticed, in a line."""
+    kinds = Counter(one.invariant for one in trial.runs[-1].violations)
+    orders = sum(run.orders for run in trial.runs)
+    if trial.is_caught:
+        return f"caught: {trial.mutation.name}, after {orders} orders, by {_listed(kinds)}"
+    reason = trial.mutation.unnoticed_because
+    verdict, why = ("not noticed", reason) if reason else ("NOT CAUGHT", trial.runs[-1].command)
+    return f"{verdict}: {trial.mutation.name}, in {orders} orders; {why}"
 
 
 def write(page: Path, results: Sequence[Result], command: str, more: str = "") -> None:

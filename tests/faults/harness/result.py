@@ -43,7 +43,8 @@ class Result:
         return not self.violations
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        document = vars(self) | {"violations": [asdict(one) for one in self.violations]}
+        path.write_text(json.dumps(document), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Result":

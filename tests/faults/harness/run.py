@@ -18,7 +18,7 @@ from tests.faults.harness.cluster import Cluster
 from tests.faults.harness.evidence import Evidence, collect, unfinished_s
 from tests.faults.harness.faults import FAULTS, Fault
 from tests.faults.harness.history import History
-from tests.faults.harness.nemesis import Nemesis
+from tests.faults.harness.nemesis import NONE, Nemesis
 from tests.faults.harness.plan import Plan
 from tests.faults.harness.result import Result
 from tests.faults.harness.settle import everybody_is_served, everything_ends, nothing_is_held
@@ -135,6 +135,8 @@ class Run:
 
 def faults_of(plan: Plan, cluster: Cluster) -> list[Fault]:
     """The faults of a plan that this machine can have."""
+    if plan.faults == NONE:
+        return []
     return [FAULTS[name] for name in plan.faults or FAULTS if FAULTS[name].why_not(cluster) is None]
 
 
