@@ -1,24 +1,41 @@
 """``vv audit``."""
 
 import asyncio
+import math
 import os
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from common.clients import AsyncPaymentClient
 from common.errors import DatabaseUnavailable
-from vv import databases
+from vv import databases, stack_file
 from vv.audit import Report, audit
-from vv.audit_facts import EVER, open_books
+from vv.audit_facts import EVER, OVERDUE_S, Books, open_books
+from vv.audit_output import Repair, report_document, report_lines, violation_lines
+from vv.audit_proposals import propose
+from vv.audit_repair import repair
 from vv.commands_stack import data_dir_option
 from vv.errors import Unavailable
-from vv.output import json_option, show
+from vv.output import json_option, say_aside, show
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to look at, how strictly, and whether to ask before a repair."""
+
+    since: datetime = EVER
+    gateway_url: str | None = None
+    overdue_s: float = OVERDUE_S
+    quiesced: bool = False
+    yes: bool = False
 
 
 @click.command("audit")
@@ -28,52 +45,109 @@ from vv.output import json_option, show
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]),
     help="Look only at orders, payments and SKUs made at this time or later; UTC, as 2026-11-22T16:50:00.",
 )
+@click.option(
+    "--gateway-url",
+    envvar="PAYMENT_GATEWAY_URL",
+    show_envvar=True,
+    help="Where the gateway is whose ledger must equal ours.  [default: only the sandbox's table is compared]",
+)
+@click.option(
+    "--overdue-s",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="How long ago a lease may have run out that nobody took up.  "
+    f"[default: {OVERDUE_S:.0f}; any time if the stack of the data folder does not run]",
+)
+@click.option("--quiesced", is_flag=True, help="Demand that no order and no payment is unfinished.")
+@click.option("--repair", "wants_repair", is_flag=True, help="Propose a repair for each violation, and ask before it.")
+@click.option("--yes", is_flag=True, help="With --repair: do not ask.")
 @json_option
-def audit_command(data_dir: Path, since: datetime | None, as_json: bool) -> None:
-    """Check the books: every promise about stock and money, across the three databases.
+def audit_command(
+    data_dir: Path,
+    since: datetime | None,
+    gateway_url: str | None,
+    overdue_s: float | None,
+    quiesced: bool,
+    wants_repair: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Check the books: every promise about stock and money, across the three databases and the gateway.
 
     Only reads, and may run while orders are being placed. Works on the embedded database of the data folder (which is
     started for the time being if no stack runs), or on ORDER_DATABASE_URL, INVENTORY_DATABASE_URL and
     PAYMENT_DATABASE_URL when these are set.
 
-    Exit code: 0 every invariant holds, 1 some do not, 2 wrong usage, 3 a database cannot be reached.
+    With --repair what can be mended safely is mended, each violation after a question; then the books are audited
+    again. Nothing is changed that is no longer as it was seen. Money goes back through the payment service, at
+    PAYMENT_URL or where the running stack has it.
+
+    Exit code: 0 every invariant holds (after the repairs), 1 some do not, 2 wrong usage, 3 a database, or the gateway,
+    cannot be reached.
     """
+    if yes and not wants_repair:
+        raise click.UsageError("--yes goes with --repair.")
+    if wants_repair and not yes and not sys.stdin.isatty():
+        raise click.UsageError("--repair asks before each repair, and standard input is no terminal; add --yes.")
+    stack = stack_file.read(data_dir)
+    payment_url = os.environ.get("PAYMENT_URL") or (stack or {}).get("payment") or AsyncPaymentClient.default_url
     with databases.reachable(data_dir, os.environ) as found:
-        report = asyncio.run(audit_with_progress(found.service_urls, _in_utc(since) if since else EVER))
-    show(report_document(report), report_lines(report), as_json=as_json)
+        if overdue_s is None:
+            # Who is not there cannot take anything up.
+            overdue_s = math.inf if found.embedded and stack is None else OVERDUE_S
+        wanted = Wanted(_in_utc(since) if since else EVER, gateway_url, overdue_s, quiesced, yes)
+        report, repairs = asyncio.run(_audit(found.service_urls, wanted, payment_url if wants_repair else None))
+    show(report_document(report, repairs), report_lines(report), as_json=as_json)
     if not report.is_clean:
         raise SystemExit(1)
 
 
-async def audit_with_progress(urls: Mapping[str, str], since: datetime = EVER) -> Report:
-    """Audit the databases, from ``since`` on, with a progress bar on standard error. Raises Unavailable."""
-    console = Console(stderr=True)
-    columns = (TextColumn("Auditing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+async def audit_with_progress(urls: Mapping[str, str]) -> Report:
+    """Audit the databases, with a progress bar on standard error. Raises Unavailable."""
+    report, _ = await _audit(urls, Wanted(), None)
+    return report
+
+
+async def _audit(
+    urls: Mapping[str, str], wanted: Wanted, payment_url: str | None
+) -> tuple[Report, list[Repair] | None]:
     try:
-        async with open_books(urls, since) as books:
-            with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-                task = progress.add_task("audit", total=await books.count())
-                return await audit(books, lambda count: progress.advance(task, count))
+        async with open_books(urls, wanted.since, gateway_url=wanted.gateway_url, overdue_s=wanted.overdue_s) as books:
+            report = await _with_progress(books, wanted.quiesced)
+            if payment_url is None:
+                return report, None
+            repairs = await _repair_all(books, report, wanted.yes, payment_url)
+            if repairs:
+                report = await _with_progress(books, wanted.quiesced)
+            return report, repairs
     except DatabaseUnavailable as error:
         raise Unavailable(f"The audit could not be made: {error.detail}.") from error
 
 
+async def _with_progress(books: Books, quiesced: bool) -> Report:
+    console = Console(stderr=True)
+    columns = (TextColumn("Auditing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with ExitStack() as stack:
+        progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        task = progress.add_task("audit", total=await books.count())
+        stack.enter_context(progress)
+        return await audit(books, lambda rows: progress.advance(task, rows), quiesced=quiesced)
+
+
+async def _repair_all(books: Books, report: Report, yes: bool, payment_url: str) -> list[Repair]:
+    """What came of each repair that was wanted; what is said meanwhile goes to standard error."""
+    repairs = []
+    for violation in report.violations:
+        proposal = propose(violation)
+        for line in [violation.invariant, *violation_lines(violation)]:
+            say_aside(line)
+        if proposal.change is None or not (yes or click.confirm("Do this?", default=False, err=True)):
+            continue
+        outcome = await repair(books, violation, proposal, payment_url)
+        say_aside(outcome)
+        repairs.append(Repair(violation, outcome))
+    return repairs
+
+
 def _in_utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def report_document(report: Report) -> dict[str, Any]:
-    return {"clean": report.is_clean} | asdict(report)
-
-
-def report_lines(report: Report) -> list[str]:
-    """A line for each invariant, and what violates it below."""
-    lines = [f"Audited {report.orders} orders, {report.payments} payments and {report.skus} SKUs."]
-    for name in report.invariants:
-        violations = [violation for violation in report.violations if violation.invariant == name]
-        lines.append(f"  {'VIOLATED' if violations else 'ok':<9} {name}")
-        lines += [f"            {one.subject}: {one.problem}\n              {one.rows}" for one in violations[:20]]
-        if len(violations) > 20:
-            lines.append(f"            … and {len(violations) - 20} more (all of them with --json)")
-    lines.append("The books are clean." if report.is_clean else f"{len(report.violations)} violations.")
-    return lines

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from common.errors import ServiceError
 from common.server import raise_open_files_limit
 from vv import databases, sale, stack_file
-from vv.commands_audit import audit_with_progress, report_document, report_lines
+from vv.audit_output import report_document, report_lines
+from vv.commands_audit import audit_with_progress
 from vv.commands_stack import data_dir_option, port_offset_option
 from vv.errors import Refused, Unavailable
 from vv.foreground import while_up

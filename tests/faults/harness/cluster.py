@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+import aiohttp
+
+from tests.faults.harness.disk import SmallDisk
 from tests.faults.harness.ports import port_to_keep
 from tests.faults.harness.process import Process, answers_with_200
 from tests.faults.harness.proxy import Proxies, Proxy
@@ -26,9 +29,9 @@ SHORT_WAITS = {
     **{f"{service.upper()}_{name}": "1" for service in SERVICES for name in ("POOL_WAIT_S", "LOCK_WAIT_S")},
     **{f"{service.upper()}_TRANSACTION_TIMEOUT_S": "3" for service in SERVICES},
     **{f"{service.upper()}_POOL_SIZE_MAX": "4" for service in SERVICES},
-    # A gateway that was cut off for a while has not forgotten the charge that is still on its way.
-    "PAYMENT_SETTLE_ATTEMPTS_MAX": "16",
 }
+# Of the gateway; what a fault may change.
+USUAL_BEHAVIOUR = {"latency_s": 0, "unavailable": False, "error_after_charging": 0}
 
 
 class Cluster:
@@ -48,7 +51,8 @@ class Cluster:
         self.source = (source or CHECKOUT).absolute()
         self._settings = {**SHORT_WAITS, **settings, "PYTHONPATH": str(self.source)}
         self._ports = {name: port_to_keep() for name in ("order", "inventory", "payment", "gateway", "database")}
-        self.mariadb = Mariadb(self.folder, self._ports["database"])
+        self.mariadb = Mariadb(self.folder / "database", self._ports["database"])
+        self.disk = SmallDisk(self.mariadb.folder)
         self._proxies = Proxies()
         self.links: dict[str, Proxy] = {}
         self.processes: dict[str, Process] = {}
@@ -56,7 +60,7 @@ class Cluster:
         self.gateway_url = f"http://127.0.0.1:{self._ports['gateway']}"
         # Orders that a fault has cancelled on behalf of their buyers, or has tried to.
         self.cancelled: set[str] = set()
-        self.gateway_ledger = self.folder / "gateway" / "ledger.jsonl"
+        self.gateway_ledger = self.folder / "gateway-ledger.jsonl"
 
     @property
     def order_url(self) -> str:
@@ -81,6 +85,7 @@ class Cluster:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "logs").mkdir(exist_ok=True)
             self._start_proxies(undo)
+            undo.enter_context(self.disk.mounted())
             self._start_database(undo)
             self._start_programs(undo)
             yield self
@@ -89,14 +94,16 @@ class Cluster:
         """All faults off, all processes up and ready."""
         for link in self.links.values():
             await link.heal()
+        self.disk.free()
         # The database first: no service is ready without it.
         for name in ("database", "gateway", "payment", "inventory", "order"):
-            if process := self.processes.get(name):
-                process.resume()
-                if not process.is_alive:
-                    process.start()
-                    await process.ready()
+            process = self.processes[name]
+            process.resume()
+            if not process.is_alive:
+                await process.start().ready()
         await asyncio.gather(*(process.ready() for process in self.processes.values()))
+        async with aiohttp.ClientSession(self.gateway_url, raise_for_status=True) as gateway:
+            await gateway.put("/behaviour", json=USUAL_BEHAVIOUR)
 
     def _start_proxies(self, undo: ExitStack) -> None:
         self._proxies.start()
@@ -115,7 +122,9 @@ class Cluster:
 
     def _start_database(self, undo: ExitStack) -> None:
         self.mariadb.prepare(_say_nothing)
-        database = Process("database", self.mariadb.command(), {}, self.mariadb.log, self.mariadb.is_ready, self.folder)
+        # Its log is not on its disk: who wants to know what happened when that was full would find nothing.
+        log = self.folder / "logs" / "database.log"
+        database = Process("database", self.mariadb.command(), {}, log, self.mariadb.is_ready, self.folder)
         self._start(database, undo)
         database.wait_until_ready()
         found = databases.embedded(self.mariadb)
@@ -125,6 +134,7 @@ class Cluster:
         self.database_urls = found.service_urls
 
     def _start_programs(self, undo: ExitStack) -> None:
+        self._start(self._gateway(), undo)
         for service in ("payment", "inventory", "order"):
             self._start(self._service(service), undo)
         for process in self.processes.values():
@@ -135,6 +145,13 @@ class Cluster:
         undo.callback(process.end)
         process.start()
 
+    def _gateway(self) -> Process:
+        """The gateway is the ground truth, so it always runs from this checkout."""
+        port = str(self._ports["gateway"])
+        command = [sys.executable, "-m", "vv", "gateway", "--port", port, "--ledger", str(self.gateway_ledger)]
+        log = self.folder / "logs" / "gateway.log"
+        return Process("gateway", command, {}, log, lambda: answers_with_200(f"{self.gateway_url}/livez"), CHECKOUT)
+
     def _service(self, name: str) -> Process:
         prefix = name.upper()
         environment = {
@@ -143,6 +160,7 @@ class Cluster:
             f"{prefix}_DATABASE_URL": self._through_proxy(name),
             "ORDER_INVENTORY_URL": self.links["order-inventory"].url,
             "ORDER_PAYMENT_URL": self.links["order-payment"].url,
+            "PAYMENT_GATEWAY_URL": self.links["payment-gateway"].url,
         }
         command = [sys.executable, "-m", f"{name}_service"]
         url = self.direct_url(name)

@@ -2,18 +2,17 @@
 
 import asyncio
 import random
-import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import aiomysql
-from prometheus_client.parser import text_string_to_metric_families
 from pymysql.err import MySQLError
 
 from tests.faults.harness.byte_troubles import Stall
 from tests.faults.harness.cluster import SHORT_WAITS, Cluster
+from tests.faults.harness.metrics import total
 from vv.accounts import account_of
 from vv.databases import SERVICES
 
@@ -108,19 +107,8 @@ async def root_cursor(cluster: Cluster) -> AsyncIterator[Any]:
 
 async def retries(cluster: Cluster, service: str, errno: int) -> int:
     """How many transactions of a service were run again because of an error, since the service started."""
-    text = await asyncio.to_thread(_fetch, f"{cluster.direct_url(service)}/metrics")
-    return sum(
-        int(sample.value)
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == "vv_db_transaction_retries_total" and sample.labels["errno"] == str(errno)
-    )
-
-
-def _fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as reply:
-        text: str = reply.read().decode()
-    return text
+    url = cluster.direct_url(service)
+    return await total(url, "vv_db_transaction_retries_total", lambda labels: labels["errno"] == str(errno))
 
 
 async def _kill(cursor: Any, connection: int) -> bool:

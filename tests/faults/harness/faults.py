@@ -4,7 +4,15 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from tests.faults.harness import database_faults, http_faults, link_faults, process_faults
+from tests.faults.harness import (
+    clock_faults,
+    database_faults,
+    disk_faults,
+    gateway_faults,
+    http_faults,
+    link_faults,
+    process_faults,
+)
 from tests.faults.harness.cluster import Cluster
 from vv.databases import SERVICES
 
@@ -25,13 +33,13 @@ class Fault:
     why_not: Callable[[Cluster], str | None] = lambda _: None
 
 
-PROCESSES = ("order", "inventory", "payment", "database")
-HTTP_LINKS = ("buyer-order", "order-inventory", "order-payment")
+PROCESSES = ("order", "inventory", "payment", "gateway", "database")
+HTTP_LINKS = ("buyer-order", "order-inventory", "order-payment", "payment-gateway")
 DATABASE_LINKS = ("order-database", "inventory-database", "payment-database")
 
 
 def _rows() -> list[Fault]:
-    return [*_process_rows(), *_link_rows(), *_request_rows(), *_database_rows()]
+    return [*_process_rows(), *_link_rows(), *_request_rows(), *_database_rows(), *_gateway_rows()]
 
 
 def _process_rows() -> list[Fault]:
@@ -42,6 +50,9 @@ def _process_rows() -> list[Fault]:
             ("stop", "SIGSTOP of {} for longer than a lease, then SIGCONT", process_faults.asleep),
             ("term", "SIGTERM of {} in the middle of load, then a restart", process_faults.told_to_end),
         )
+        for name in PROCESSES
+    ] + [
+        Fault(f"clock-{name}", f"the clock of {name} is an hour off", clock_faults.hour_off(name), clock_faults.why_not)
         for name in PROCESSES
     ]
 
@@ -73,6 +84,12 @@ def _request_rows() -> list[Fault]:
 
 def _database_rows() -> list[Fault]:
     return [
+        Fault(
+            "data-folder-full",
+            "the data folder of the database is full, and free again",
+            disk_faults.data_folder_full,
+            lambda cluster: cluster.disk.why_not,
+        ),
         Fault("connections-killed", "KILL of random database connections", database_faults.connections_killed),
         Fault("deadlocks", "carts that force deadlocks (error 1213)", database_faults.carts_deadlocked),
         *(
@@ -91,6 +108,13 @@ def _database_rows() -> list[Fault]:
             )
             for service in SERVICES
         ),
+    ]
+
+
+def _gateway_rows() -> list[Fault]:
+    return [
+        Fault(f"gateway-{how}", f"the gateway {made.description}", gateway_faults.misbehaves(how))
+        for how, made in gateway_faults.MISBEHAVIOURS.items()
     ]
 
 

@@ -43,9 +43,10 @@ HELD = {
         is_cancelled=True,
         held_s_max=8,
     ),
-    # The gateway has no way to forbid a charge: the payment service asks whether it knows of it.
-    "gateway-charge": Held(
-        "payment-gateway", ("POST /charges",), ("GET /charges/",), is_cancelled=False, held_s_max=2.5
+    "gateway-charge": Held("payment-gateway", ("POST /charges",), ("POST /charges/",), is_cancelled=True, held_s_max=8),
+    # It was asked for, and the answer was that there is no such charge.
+    "unknown-gateway-charge": Held(
+        "payment-gateway", ("POST /charges",), ("GET /charges/",), is_cancelled=False, held_s_max=8
     ),
 }
 

@@ -2,20 +2,21 @@
 
 import asyncio
 import contextlib
+import http.client
 import os
 import signal
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import NoReturn, Self
 
 from vv import process
 
 READY_WITHIN_S = 30.0
 _POLL_S = 0.05
+_RESTART_DELAY_S = 0.2
 
 
 class Process:
@@ -39,7 +40,12 @@ class Process:
         self._environment = environment
         self._is_ready = is_ready
         self._folder = folder
+        self._settings: Mapping[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
+        # How often it ended by itself before it was ready; whoever supervises it starts it again.
+        self.false_starts = 0
+        # For one fault at a time.
+        self.to_ourselves = asyncio.Lock()
 
     @property
     def pid(self) -> int:
@@ -55,6 +61,7 @@ class Process:
     def start(self, **settings: str) -> Self:
         """Start it, with further environment variables for this life; it is not ready yet."""
         assert not self.is_alive, f"{self.name} runs already"
+        self._settings = settings
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -105,22 +112,27 @@ class Process:
             await asyncio.sleep(_POLL_S)
 
     async def ready(self) -> None:
-        """Wait until it is ready. Raises AssertionError with the end of its log."""
+        """Wait until it is ready; start it again when it ends before. Raises AssertionError with the end of its log."""
         deadline = time.monotonic() + READY_WITHIN_S
         while not await asyncio.to_thread(self._is_ready):
-            self._check_start(deadline)
+            if time.monotonic() > deadline:
+                self._complain("is not ready in time")
+            if not self.is_alive:
+                self.false_starts += 1
+                await asyncio.sleep(_RESTART_DELAY_S)
+                self.start(**self._settings)
             await asyncio.sleep(_POLL_S)
 
     def wait_until_ready(self) -> None:
-        """As :meth:`ready`; blocks."""
+        """The same for the first start, which must succeed. Blocks."""
         deadline = time.monotonic() + READY_WITHIN_S
         while not self._is_ready():
-            self._check_start(deadline)
+            if time.monotonic() > deadline or not self.is_alive:
+                self._complain("did not start")
             time.sleep(_POLL_S)
 
-    def _check_start(self, deadline: float) -> None:
-        problem = "ended" if not self.is_alive else "is not ready in time" if time.monotonic() > deadline else None
-        assert problem is None, f"{self.name} {problem}. The end of its log:\n{self.log.read_text()[-3_000:]}"
+    def _complain(self, problem: str) -> NoReturn:
+        raise AssertionError(f"{self.name} {problem}. The end of its log:\n{self.log.read_text()[-3_000:]}")
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -133,5 +145,5 @@ def answers_with_200(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=1) as reply:
             return bool(reply.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (OSError, http.client.HTTPException):
         return False

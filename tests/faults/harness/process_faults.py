@@ -17,9 +17,10 @@ def killed(name: str) -> Inflict:
 
     async def inflict(cluster: Cluster, rng: random.Random) -> int:
         process = cluster.processes[name]
-        process.kill()
-        await asyncio.sleep(rng.uniform(0, 1))
-        await process.start().ready()
+        async with process.to_ourselves:
+            process.kill()
+            await asyncio.sleep(rng.uniform(0, 1))
+            await process.start().ready()
         return 1
 
     return inflict
@@ -30,10 +31,11 @@ def told_to_end(name: str) -> Inflict:
 
     async def inflict(cluster: Cluster, rng: random.Random) -> int:
         process = cluster.processes[name]
-        process.terminate()
-        await process.ended()
-        await asyncio.sleep(rng.uniform(0, 0.5))
-        await process.start().ready()
+        async with process.to_ourselves:
+            process.terminate()
+            await process.ended()
+            await asyncio.sleep(rng.uniform(0, 0.5))
+            await process.start().ready()
         return 1
 
     return inflict
@@ -44,12 +46,13 @@ def asleep(name: str) -> Inflict:
 
     async def inflict(cluster: Cluster, rng: random.Random) -> int:
         process = cluster.processes[name]
-        process.suspend()
-        try:
-            await asyncio.sleep(_LEASE_S * rng.uniform(1.2, 2.2))
-        finally:
-            process.resume()
-        await process.ready()
+        async with process.to_ourselves:
+            process.suspend()
+            try:
+                await asyncio.sleep(_LEASE_S * rng.uniform(1.2, 2.2))
+            finally:
+                process.resume()
+            await process.ready()
         return 1
 
     return inflict

@@ -1,0 +1,144 @@
+"""The gateway's own books: the table of the sandbox, and the ledger of a gateway process, fetched by HTTP."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from common.database import Database
+from common.transaction import Row, Transaction
+from vv.audit_reading import CHOSEN_MAX, PAGE, Page, chunks, fetch
+from vv.audit_rows import GatewayEntry, GatewayFacts
+from vv.errors import Unavailable
+
+_CALL_WITHIN_S = 30.0
+# What moves money; other kinds, such as the fence of a cancelled charge, do not.
+_KINDS = ("charge", "refund")
+_SANDBOX = "SELECT gateway_key, kind, charge_key, amount, currency FROM sandbox_gateway WHERE approved AND kind IN %s"
+
+
+async def sandbox_entries(tx: Transaction, order_ids: Sequence[str]) -> list[GatewayEntry]:
+    """What the sandbox did for payments that are in the order of their ids."""
+    # A key is an order id and what follows a colon; the semicolon comes right after the colon.
+    ranges = [(order_ids[0], f"{order_ids[-1]};")]
+    if len(order_ids) <= CHOSEN_MAX:
+        ranges = [(f"{order_id}:", f"{order_id};") for order_id in order_ids]
+    where = " OR ".join(["gateway_key BETWEEN %s AND %s"] * len(ranges))
+    args = [bound for pair in ranges for bound in pair]
+    rows = await tx.fetch_all(f"{_SANDBOX} AND ({where}) ORDER BY gateway_key", [_KINDS, *args])
+    return [entry for entry in _entries(rows) if entry.order_id in set(order_ids)]
+
+
+class GatewayLedger:
+    """The ledger of the gateway at ``url``, kept in a temporary file, so that it can be looked up by order.
+
+    Entries of orders whose id is not behind ``first_id`` are left out.
+    """
+
+    def __init__(self, url: str, first_id: str) -> None:
+        self._url = url.rstrip("/")
+        self._first_id = first_id
+        self._after = 0
+        # An empty name is a file of its own that disappears with the connection.
+        self._file = sqlite3.connect("")
+        self._file.execute(
+            "CREATE TABLE entries (n INTEGER PRIMARY KEY, order_id TEXT, key TEXT, kind TEXT, charge_key TEXT, "
+            "amount INTEGER, currency TEXT)"
+        )
+        self._file.execute("CREATE INDEX by_order ON entries (order_id)")
+        self._file.execute("CREATE INDEX by_key ON entries (key)")
+
+    async def catch_up(self) -> None:
+        """Fetch what the gateway did since the last time. Raises Unavailable."""
+        timeout = aiohttp.ClientTimeout(total=_CALL_WITHIN_S)
+        try:
+            async with aiohttp.ClientSession(timeout=timeout) as session:
+                while entries := await self._fetch(session):
+                    self._keep(entries)
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            why = str(error) or type(error).__name__
+            raise Unavailable(
+                f"The ledger of the gateway at {self._url} could not be read ({why}); check --gateway-url."
+            ) from error
+
+    async def _fetch(self, session: aiohttp.ClientSession) -> list[dict[str, Any]]:
+        query = {"after": self._after, "limit": PAGE}
+        async with session.get(f"{self._url}/ledger", params=query, raise_for_status=True) as reply:
+            entries: list[dict[str, Any]] = (await reply.json())["entries"]
+        return entries
+
+    def _keep(self, entries: Iterable[dict[str, Any]]) -> None:
+        for entry in entries:
+            self._after = entry["n"]
+            if entry["kind"] not in _KINDS or entry.get("status", "approved") == "declined":
+                continue
+            charge_key = entry.get("charge_key") or entry["key"]
+            kept = GatewayEntry(entry["key"], entry["kind"], charge_key, entry["amount"], entry["currency"])
+            if kept.order_id > self._first_id:
+                values = (entry["n"], kept.order_id, kept.key, kept.kind, kept.charge_key, kept.amount, kept.currency)
+                self._file.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def entries_of(self, order_ids: Collection[str]) -> list[GatewayEntry]:
+        return self._find("order_id", order_ids)
+
+    def entries_with(self, keys: Collection[str]) -> list[GatewayEntry]:
+        return self._find("key", keys)
+
+    def _find(self, column: str, values: Collection[str]) -> list[GatewayEntry]:
+        marks = ", ".join("?" * len(values))
+        return _entries(
+            self._file.execute(
+                f"SELECT key, kind, charge_key, amount, currency FROM entries WHERE {column} IN ({marks}) ORDER BY n",
+                list(values),
+            )
+        )
+
+    def pages(self) -> Iterable[list[GatewayEntry]]:
+        """Everything that was fetched so far, in the order in which it was made."""
+        after = 0
+        while rows := self._file.execute(
+            "SELECT key, kind, charge_key, amount, currency, n FROM entries WHERE n > ? ORDER BY n LIMIT ?",
+            (after, PAGE),
+        ).fetchall():
+            yield _entries(row[:5] for row in rows)
+            after = rows[-1][5]
+
+
+@dataclass(frozen=True)
+class GatewayBooks:
+    """Every entry of the gateway, and whether there is a payment to it."""
+
+    payment: Database
+    ledger: GatewayLedger | None
+    first_id: str
+
+    async def entries(self, only: Sequence[str] | None) -> AsyncIterator[Page]:
+        async for entries in self._sandbox(only):
+            yield await self._with_owners(entries)
+        if self.ledger is None:
+            return
+        await self.ledger.catch_up()
+        for entries in self.ledger.pages() if only is None else map(self.ledger.entries_with, chunks(only)):
+            yield await self._with_owners(entries)
+
+    async def _sandbox(self, only: Sequence[str] | None) -> AsyncIterator[list[GatewayEntry]]:
+        for chunk in chunks(only or []):
+            yield _entries(await fetch(self.payment, f"{_SANDBOX} AND gateway_key IN %s", [_KINDS, chunk]))
+        after = self.first_id
+        page_sql = f"{_SANDBOX} AND gateway_key > %s ORDER BY gateway_key LIMIT %s"
+        while only is None and (rows := await fetch(self.payment, page_sql, [_KINDS, after, PAGE])):
+            yield _entries(rows)
+            after = rows[-1][0]
+
+    async def _with_owners(self, entries: Sequence[GatewayEntry]) -> Page:
+        # After the entry: a payment is written before the gateway hears of it.
+        order_ids = [entry.order_id for entry in entries] or [""]
+        rows = await fetch(self.payment, "SELECT order_id FROM payments WHERE order_id IN %s", [order_ids])
+        owners = {row[0] for row in rows}
+        return Page([GatewayFacts(entry, entry.order_id in owners) for entry in entries], 0)
+
+
+def _entries(rows: Iterable[Row]) -> list[GatewayEntry]:
+    return [GatewayEntry(*row) for row in rows]

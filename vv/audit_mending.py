@@ -1,0 +1,188 @@
+"""The repairs: what makes a violation good, from the facts that show it, where that is safe.
+
+The truth about stock is the ledger, which is append-only; the truth about money is the gateway. What an operator has to
+decide gets no change, only a word on what to look at.
+"""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from common.contracts.inventory import LedgerKind
+from common.contracts.payments import PaymentStatus
+from order_service import domain as orders
+from payment_service import domain as payments
+from vv.audit_changes import RETURN_MONEY, RETURN_STOCK, Call, Proposal, Sql, guarded_update
+from vv.audit_rows import Lifecycle, OrderFacts, PaymentFacts, RequestFacts, StockFacts
+from vv.audit_stock import CORRECTION
+
+# The reason of an order whose key somebody else used: what is under that key is not the order's.
+_SOMEBODY_ELSES = "idempotency_mismatch"
+_CHARGED_LATE = "charged_late"
+
+
+def _return_stock(request_id: str, sentence: str) -> Proposal:
+    return Proposal(sentence, Call(RETURN_STOCK, ("request_id", request_id)))
+
+
+def ledger_drift(sku: StockFacts) -> Proposal:
+    drift = sku.ledger_sum - sku.quantity
+    if sku.ledger_sum < 0:
+        return Proposal("More is gone than there was; count the shelf and add what is missing (vv stock add).")
+    # The SKU stays locked, so that nobody adds rows; and it is the difference that is the same under traffic.
+    change = (
+        "UPDATE inventory SET quantity = quantity + %s, version = version + 1 WHERE sku = %s "
+        "AND quantity + %s = (SELECT SUM(delta) FROM stock_ledger WHERE sku = %s)"
+    )
+    statements = (_locked(sku.sku), (change, (drift, sku.sku, drift, sku.sku)), _correction(sku.sku))
+    return Proposal(
+        f"Change the stock by {drift:+d}, to what the ledger says, and note the correction in the ledger. "
+        "Count the shelf: if the stock was right, add the difference afterwards (vv stock add).",
+        Sql("inventory", statements),
+    )
+
+
+def odd_ledger_rows(sku: StockFacts) -> Proposal:
+    if sku.ledger_sum != sku.quantity:
+        return Proposal("Mend the sum first; that also notes a correction in the ledger.")
+    return Proposal(
+        "The sum is right, and rows of the ledger never change. Look at who wrote these rows; then note a correction, "
+        "after which what is above it is not reported again.",
+        Sql("inventory", (_locked(sku.sku), _correction(sku.sku))),
+    )
+
+
+def _locked(sku: str) -> tuple[str, tuple[Any, ...]]:
+    return "SELECT sku FROM inventory WHERE sku = %s FOR UPDATE", (sku,)
+
+
+def _correction(sku: str) -> tuple[str, tuple[Any, ...]]:
+    row = (
+        "INSERT INTO stock_ledger (request_id, kind, line, sku, delta, quantity) "
+        "SELECT CONCAT(%s, UUID()), %s, 1, sku, 0, quantity FROM inventory WHERE sku = %s"
+    )
+    return row, (CORRECTION, LedgerKind.RESTOCK.value, sku)
+
+
+def kept_stock(order: OrderFacts) -> Proposal:
+    if order.reason == _SOMEBODY_ELSES and order.taken != order.lines:
+        return Proposal(
+            f"Somebody else took stock under the order's request id {order.deduct_key}; ask whose it is, then give it "
+            f"back with {RETURN_STOCK}."
+        )
+    return _return_stock(order.deduct_key, "Give the stock back, as the order service should have done.")
+
+
+def kept_money(order: OrderFacts) -> Proposal:
+    if order.reason == _SOMEBODY_ELSES:
+        return Proposal(f"Somebody else charged under this order's id; ask whose it is, then {RETURN_MONEY}.")
+    return Proposal(
+        "Return the money through the payment service, which voids the payment or refunds what is left of it.",
+        Call(RETURN_MONEY, ("order_id", order.order_id)),
+    )
+
+
+def order_timeline(order: OrderFacts) -> Proposal:
+    return _last_seq(order, "order", "orders", "order_events", orders.TRANSITIONS)
+
+
+def payment_timeline(payment: PaymentFacts) -> Proposal:
+    return _last_seq(payment, "payment", "payments", "payment_events", payments.TRANSITIONS)
+
+
+def _last_seq(facts: Lifecycle, service: str, table: str, events: str, transitions: Mapping[Any, Any]) -> Proposal:
+    seqs = [seq for seq, _ in facts.events]
+    statuses = [status for _, status in facts.events]
+    is_path = all(after in transitions.get(before, ()) for before, after in pairwise(statuses))
+    if not seqs or seqs != list(range(1, len(seqs) + 1)) or statuses[-1] != facts.status or not is_path:
+        return Proposal(f"Rows of {events} are never made up; look at who wrote to {table} or {events} by hand.")
+    return Proposal(
+        "The timeline is whole; set the number of its last event, without which the next one cannot be written.",
+        guarded_update(service, table, facts, "last_seq = %s", (len(seqs),), "last_seq = %s", (facts.last_seq,)),
+    )
+
+
+def order_lease(order: OrderFacts) -> Proposal:
+    return _lease(order, "order", "orders", order.status in orders.FINAL)
+
+
+def payment_lease(payment: PaymentFacts) -> Proposal:
+    return _lease(payment, "payment", "payments", payment.status not in payments.OUTSTANDING)
+
+
+def _lease(facts: Lifecycle, service: str, table: str, is_final: bool) -> Proposal:
+    if is_final:
+        change, sentence = "lease_until = NULL", "Nothing is left to be done: take the lease away."
+    else:
+        change = "lease_until = NOW(6)"
+        sentence = f"Let its lease run out now, so that the {service} service's recovery takes it up; see that it runs."
+    return Proposal(sentence, guarded_update(service, table, facts, change))
+
+
+def refunded_amount(payment: PaymentFacts) -> Proposal:
+    rows = sum(payment.refunds.values())
+    ours = {payment.refund_key(n): amount for n, amount in payment.refunds.items()}
+    theirs = {refund.key: refund.amount for refund in payment.gateway_refunds}
+    if payment.status != PaymentStatus.CAPTURED or ours != theirs or rows > payment.amount:
+        return Proposal("Compare the refunds with what the gateway says about the charge; the gateway is right.")
+    return Proposal(
+        "The refunds are those of the gateway: set the sum that is noted to theirs.",
+        guarded_update(
+            *("payment", "payments", payment, "refunded_amount = %s", (rows,)),
+            *("refunded_amount = %s", (payment.refunded_amount,)),
+        ),
+    )
+
+
+def open_refunds(payment: PaymentFacts) -> Proposal:
+    made = {refund.key: (refund.amount, refund.currency) for refund in payment.gateway_refunds}
+    wanted = {n: (payment.refunds[n], payment.currency) for n in payment.open_refunds}
+    if not wanted or any(made.get(payment.refund_key(n)) != refund for n, refund in wanted.items()):
+        return Proposal("Look at what the gateway refunded, and have it refund the rest under our keys.")
+    done = "UPDATE refunds SET done = TRUE WHERE order_id = %s AND n = %s AND NOT done"
+    return Proposal(
+        "The gateway has made these refunds: note them as done.",
+        Sql("payment", tuple((done, (payment.order_id, n)) for n in payment.open_refunds)),
+    )
+
+
+def charge_at_odds(payment: PaymentFacts) -> Proposal:
+    charges = [(charge.key, charge.amount, charge.currency) for charge in payment.gateway_charges]
+    is_ours = charges == [(payment.charge_key, payment.amount, payment.currency)]
+    if not is_ours or payment.status not in payments.GIVEN_UP or payment.refunds:
+        return Proposal("Look the charge up at the gateway, which is right about money, before anything is changed.")
+    seq, row = payment.last_seq + 1, (payment.order_id, payment.last_seq + 1)
+    decide = guarded_update(
+        *("payment", "payments", payment),
+        "status = %s, reason = %s, refunded_amount = amount, last_seq = %s, attempts = 0, looks = 0, "
+        "lease_until = NOW(6), updated_at = NOW(6)",
+        (PaymentStatus.REFUNDING.value, _CHARGED_LATE, seq),
+        *("last_seq = %s AND amount = %s", (payment.last_seq, payment.amount)),
+    )
+    event = "INSERT INTO payment_events (order_id, seq, status, amount, reason) VALUES (%s, %s, %s, %s, %s)"
+    refund = "INSERT INTO refunds (order_id, n, amount) VALUES (%s, 1, %s)"
+    return Proposal(
+        "We gave the charge up and the gateway made it after all: decide to refund it; recovery carries that out.",
+        Sql(
+            "payment",
+            (
+                *decide.statements,
+                (event, (*row, PaymentStatus.REFUNDING.value, payment.amount, _CHARGED_LATE)),
+                (refund, (payment.order_id, payment.amount)),
+            ),
+        ),
+    )
+
+
+def foreign_request(request: RequestFacts) -> Proposal:
+    return _return_stock(
+        request.request_id, "Give the stock back, unless somebody took it for this order on purpose and needs it."
+    )
+
+
+def request_of_no_order(request: RequestFacts) -> Proposal:
+    return _return_stock(
+        request.request_id,
+        "Give the stock back, unless the order is only missing here (an older backup of the orders, say): then restore "
+        "the order. Look at its payment, too: vv payment get " + str(request.order_id),
+    )

@@ -1,0 +1,77 @@
+"""How the audit tells what it found: lines for people, a document for scripts."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vv.audit import Report, Violation
+from vv.audit_proposals import propose
+
+_SHOWN_MAX = 20
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What came of the repair of a violation, in a sentence."""
+
+    violation: Violation
+    outcome: str
+
+
+def report_document(report: Report, repairs: list[Repair] | None = None) -> dict[str, Any]:
+    """The report, each violation with its rows and what is proposed; with the repairs if some were asked for."""
+    document = {
+        "clean": report.is_clean,
+        "invariants": report.invariants,
+        "skus": report.skus,
+        "orders": report.orders,
+        "payments": report.payments,
+        "found": report.found,
+        "violations": [_violation_document(violation) for violation in report.violations],
+    }
+    if repairs is not None:
+        document["repairs"] = [
+            {"invariant": one.violation.invariant, "subject": one.violation.subject, "outcome": one.outcome}
+            for one in repairs
+        ]
+    return document
+
+
+def _violation_document(violation: Violation) -> dict[str, Any]:
+    proposal = propose(violation)
+    return {
+        "invariant": violation.invariant,
+        "subject": violation.subject,
+        "problem": violation.problem,
+        "rows": asdict(violation.facts),
+        "proposal": {
+            "sentence": proposal.sentence,
+            "change": proposal.change.to_json() if proposal.change else None,
+        },
+    }
+
+
+def report_lines(report: Report) -> list[str]:
+    """A line for each invariant, and what violates it below."""
+    lines = [f"Audited {report.orders} orders, {report.payments} payments and {report.skus} SKUs."]
+    for name in report.invariants:
+        found = report.found.get(name, 0)
+        violations = [violation for violation in report.violations if violation.invariant == name][:_SHOWN_MAX]
+        lines.append(f"  {'VIOLATED' if found else 'ok':<9} {name}")
+        lines += [line for violation in violations for line in violation_lines(violation)]
+        if found > len(violations):
+            lines.append(f"            … and {found - len(violations)} more (the first thousand of them with --json)")
+    if report.is_clean:
+        return [*lines, "The books are clean."]
+    return [*lines, f"{sum(report.found.values())} violations. What can be mended safely: vv audit --repair"]
+
+
+def violation_lines(violation: Violation) -> list[str]:
+    """What is wrong, the rows that show it, and what is proposed."""
+    proposal = propose(violation)
+    rows = ", ".join(f"{name}={value!r}" for name, value in asdict(violation.facts).items())
+    return [
+        f"            {violation.subject}: {violation.problem}",
+        f"              {rows}",
+        f"              Proposed: {proposal.sentence}",
+        *(f"                {line}" for line in (proposal.change.lines if proposal.change else ())),
+    ]
