@@ -27,9 +27,9 @@ PAGE = CHECKOUT / "docs" / "reliability.md"
 @click.command()
 @click.option("--seed", type=int, help="The seed of one run; a fresh one if neither it nor --seeds is given.")
 @click.option("--seeds", help="Several runs, one after the other: 1-20, or 3,7,11.")
-@click.option("--seconds", default=30.0, show_default=True, help="How long faults are inflicted, in each run.")
-@click.option("--buyers", default=32, show_default=True, help="How many shop at once.")
-@click.option("--per-second", default=60.0, show_default=True, help="Visits that begin each second, at the most.")
+@click.option("--seconds", default=60.0, show_default=True, help="How long faults are inflicted, in each run.")
+@click.option("--buyers", default=256, show_default=True, help="How many shop at once.")
+@click.option("--per-second", default=200.0, show_default=True, help="Visits that begin each second, at the most.")
 @click.option(
     "--profile", type=click.Choice(list(PROFILES)), default="usual", show_default=True, help="What buyers do."
 )

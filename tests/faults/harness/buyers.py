@@ -14,7 +14,7 @@ from tests.faults.harness.history import History, Kind, Operation
 from tests.faults.harness.shop import Shop
 
 # Longer than a healthy checkout takes, shorter than some faults last, so that both kinds of ends are seen.
-_TIMEOUT = aiohttp.ClientTimeout(total=8)
+_TIMEOUT = aiohttp.ClientTimeout(total=5)
 _TRIES = 8
 _CLOSES_WITHIN_S = 15.0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.faults.harness.plan import Plan
 from tests.faults.harness.result import Result
-from vv.audit import Violation
+from tests.faults.harness.violation import Violation
 
 CHECKOUT = Path(__file__).parents[3]
 # What a run may take beyond the time in which faults are inflicted, until it counts as hanging.

@@ -12,7 +12,7 @@ from common.contracts.orders import OrderStatus
 from order_service.domain import FINAL, TRANSITIONS
 from tests.faults.harness.evidence import Evidence, OrderRecord
 from tests.faults.harness.history import Kind, Operation, Outcome, by_subject
-from vv.audit import Violation
+from tests.faults.harness.violation import Violation
 
 Problem = tuple[str, str, Iterable[object]]
 Check = Callable[[Evidence], Iterator[Problem]]

@@ -54,7 +54,7 @@ class Mutation:
 
     def plan(self, seed: int) -> Plan:
         """The run that must notice."""
-        return Plan(seed, seconds=self.seconds, per_second=120, faults=self.faults, profile=self.profile)
+        return Plan(seed, seconds=self.seconds, buyers=64, per_second=150, faults=self.faults, profile=self.profile)
 
 
 def load() -> dict[str, Mutation]:

@@ -12,13 +12,14 @@ from pymysql.err import MySQLError
 
 from tests.faults.harness.cluster import Cluster
 from tests.faults.harness.faults import Fault
-from vv.audit import Violation
+from tests.faults.harness.violation import Violation
 
 # In place of the names of faults: nothing is to go wrong.
 NONE = ("none",)
-# How many faults there are at once: one, two or three, by weight.
-_AT_ONCE = ((1, 2, 3), (6, 3, 1))
-_PAUSE_S = (0.1, 1.0)
+# Faults come in streams, with pauses of seconds between them: the first is seldom silent, the others mix theirs in.
+_PAUSES_S = ((0.1, 1.0), (0.5, 5.0), (2.0, 10.0))
+# A process has one of these at a time.
+_OF_A_PROCESS = ("kill-", "stop-", "term-", "clock-")
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,35 @@ class Nemesis:
     seed: int
     strokes: list[Stroke] = field(default_factory=list)
     _violations: list[Violation] = field(default_factory=list)
+    _under_way: set[str] = field(default_factory=set)
 
     async def rage(self, seconds: float) -> list[Violation]:
         """Go on for so many seconds; the last faults are healed when this returns. What did not come back by itself."""
-        chance = random.Random(f"{self.seed}:nemesis")
         until = time.monotonic() + seconds
-        round_ = 0
-        while time.monotonic() < until:
-            round_ += 1
-            chosen = chance.sample(self.faults, min(len(self.faults), chance.choices(*_AT_ONCE)[0]))
-            await asyncio.gather(*(self._inflict(fault, f"{self.seed}:{round_}:{fault.name}") for fault in chosen))
-            await asyncio.sleep(chance.uniform(*_PAUSE_S))
+        await asyncio.gather(*(self._stream(n, pause_s, until) for n, pause_s in enumerate(_PAUSES_S)))
         return self._violations
+
+    async def _stream(self, n: int, pause_s: tuple[float, float], until: float) -> None:
+        chance = random.Random(f"{self.seed}:nemesis:{n}")
+        while (left_s := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left_s, chance.uniform(*pause_s)))
+            fault = chance.choice(self.faults) if self.faults else None
+            if fault is not None and not self._is_in_the_way(fault) and time.monotonic() < until:
+                await self._inflict(fault, f"{self.seed}:{chance.random()}")
+
+    def _is_in_the_way(self, fault: Fault) -> bool:
+        """Whether the same is under way, or another fault of the same process."""
+        return fault.name in self._under_way or any(
+            fault.name.startswith(_OF_A_PROCESS)
+            and other.startswith(_OF_A_PROCESS)
+            and _same_process(fault.name, other)
+            for other in self._under_way
+        )
 
     async def _inflict(self, fault: Fault, dice: str) -> None:
         began_at = time.time()
         hits = 0
+        self._under_way.add(fault.name)
         try:
             hits = await fault.inflict(self.cluster, random.Random(dice))
         except (MySQLError, OSError, aiohttp.ClientError):
@@ -63,6 +77,8 @@ class Nemesis:
             hits = 0
         except AssertionError as error:
             self._violations.append(Violation("the_stack_comes_back", fault.name, str(error), dice))
+        finally:
+            self._under_way.discard(fault.name)
         self.strokes.append(Stroke(fault.name, began_at, time.time(), hits))
 
     @property
@@ -77,3 +93,7 @@ class Nemesis:
         for stroke in self.strokes:
             hits[stroke.fault] += stroke.hits
         return hits
+
+
+def _same_process(one: str, other: str) -> bool:
+    return one.partition("-")[2] == other.partition("-")[2]

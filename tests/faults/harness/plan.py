@@ -17,9 +17,9 @@ class Plan:
     """
 
     seed: int
-    seconds: float = 30.0
-    buyers: int = 32
-    per_second: float = 60.0
+    seconds: float = 60.0
+    buyers: int = 256
+    per_second: float = 200.0
     faults: tuple[str, ...] = ()
     profile: str = "usual"
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vv.audit import Violation
+from tests.faults.harness.violation import Violation
 
 
 @dataclass

@@ -21,11 +21,13 @@ from tests.faults.harness.history import History
 from tests.faults.harness.nemesis import NONE, Nemesis
 from tests.faults.harness.plan import Plan
 from tests.faults.harness.result import Result
-from tests.faults.harness.settle import everybody_is_served, everything_ends, nothing_is_held
+from tests.faults.harness.settle import ENDS_WITHIN_S, everybody_is_served, everything_ends, nothing_is_held
 from tests.faults.harness.shop import PROFILES, Shop
-from vv.audit import Violation, audit
+from tests.faults.harness.violation import Violation
+from vv.audit import audit
 from vv.audit_facts import open_books
 from vv.databases import SERVICES, embedded
+from vv.errors import Unavailable
 
 # Between two audits of the running stack.
 _AUDITS_EVERY_S = 6.0
@@ -97,8 +99,8 @@ class Run:
         """While traffic flows and faults happen the audit finds nothing either."""
         while True:
             await asyncio.sleep(_AUDITS_EVERY_S)
-            with contextlib.suppress(DatabaseUnavailable):
-                self._blame(await self._audit("while traffic flows: "))
+            with contextlib.suppress(DatabaseUnavailable, Unavailable):
+                self._blame(await self._audit("while traffic flows: ", quiesced=False))
                 self._result.audits += 1
 
     async def _settle(self, counters: Counters, last_fault_at: float) -> None:
@@ -113,7 +115,7 @@ class Run:
         operations = self._history.operations
         seen = await asyncio.to_thread(collect, self._urls, operations, self._stocked, self._cluster.cancelled)
         self._blame(checks.violations(seen))
-        self._blame(await self._audit())
+        self._blame(await self._audit(quiesced=True))
         result = self._result
         result.orders = len(seen.orders)
         result.orders_by_status = Counter(str(order.status) for order in seen.orders.values())
@@ -124,10 +126,11 @@ class Run:
         result.unfinished_s = [took for order in seen.orders.values() for took in unfinished_s(order, FINAL)]
         result.recovered_s = recovered_s(seen, last_fault_at)
 
-    async def _audit(self, when: str = "") -> list[Violation]:
-        async with open_books(self._urls) as books:
-            report = await audit(books)
-        return [Violation(one.invariant, one.subject, when + one.problem, one.rows) for one in report.violations]
+    async def _audit(self, when: str = "", *, quiesced: bool) -> list[Violation]:
+        gateway_url = self._cluster.gateway_url
+        async with open_books(self._urls, gateway_url=gateway_url, overdue_s=ENDS_WITHIN_S) as books:
+            report = await audit(books, quiesced=quiesced)
+        return [Violation(one.invariant, one.subject, when + one.problem, str(one.facts)) for one in report.violations]
 
     def _blame(self, found: list[Violation]) -> None:
         self._result.violations += found

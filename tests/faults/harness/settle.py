@@ -10,7 +10,7 @@ import aiohttp
 from tests.faults.harness.buyers import Counters
 from tests.faults.harness.evidence import Row, rows
 from tests.faults.harness.history import Kind
-from vv.audit import Violation
+from tests.faults.harness.violation import Violation
 
 # Seconds after the last fault within which everything that was accepted must have ended.
 ENDS_WITHIN_S = 30.0

@@ -31,7 +31,7 @@ class Profile:
     """
 
     skus: int = 12
-    stock: int = 150
+    stock: int = 500
     hot: float = 0.35
     carts: float = 0.35
     unknown_skus: float = 0.01
