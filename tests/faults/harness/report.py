@@ -13,7 +13,9 @@ from vv.folder import write_whole
 
 BEGIN = "<!-- Written by the fault harness, --write: begin -->"
 END = "<!-- Written by the fault harness, --write: end -->"
-_SHOWN = 10
+# Violations of a kind that are shown, and characters of a row; all of them are in the result of the run.
+_SHOWN = 3
+_ROW = 600
 Rows = list[tuple[str, str]]
 
 
@@ -67,7 +69,7 @@ def complaint(result: Result) -> list[str]:
     for kind in kinds:
         for one in [one for one in result.violations if one.invariant == kind][:_SHOWN]:
             lines.append(f"  {one.invariant}: {one.subject} {one.problem}")
-            lines += [f"    {row}" for row in one.rows.splitlines()]
+            lines += [f"    {row[:_ROW]}" for row in one.rows.splitlines()]
     return [*lines, f"Its history and logs: {result.folder}", f"Again: {result.command}"]
 
 

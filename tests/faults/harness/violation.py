@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Violation:
-    """Which invariant does not hold, for whom (order, user, SKU or request), and the operations and rows that show it."""
+    """Which invariant does not hold, for whom (order, user, SKU or request), and what shows it."""
 
     invariant: str
     subject: str
