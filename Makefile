@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench load test lint check lock clean
+.PHONY: help setup up demo bench load faults test lint check lock clean
 
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
@@ -27,6 +27,10 @@ bench: setup ## Measure orders a second and latencies
 
 load: $(VENV)/.load ## Load-test a running stack: a web page, or make load ARGS="--headless FlashSale -u 500 -r 500"
 	@exec $(VENV)/bin/locust -f loadtests/locustfile.py --class-picker --web-host 127.0.0.1 $(ARGS)
+
+faults: $(VENV)/.dev ## Break everything while buyers shop, and check every promise: make faults SECONDS=60 SEEDS=1-20
+	@exec $(VENV)/bin/python -m tests.faults.harness $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEEDS),--seeds $(SEEDS)) \
+		$(if $(MUTATIONS),--mutations) $(ARGS)
 
 test: $(VENV)/.dev ## Run every test
 	@$(VENV)/bin/python -m pytest $(ARGS)
