@@ -9,7 +9,7 @@ from typing import Any
 from common.contracts.inventory import LedgerKind
 from common.database import Database
 from common.transaction import Row
-from vv.audit_reading import Page, chunks, fetch, pages_of
+from vv.audit_reading import PAGE, Page, chunks, fetch, pages_of
 from vv.audit_rows import RequestFacts, StockFacts
 
 # The request ids of rows without a delta that say: what is above was looked at and put right.
@@ -69,8 +69,8 @@ class StockBooks:
                 yield Page(await self._read_requests(chunk), 0)
             return
         first, last = await self.ledger_range()
-        for after in range(first, last, _LEDGER_PAGE):
-            until = min(after + _LEDGER_PAGE, last)
+        for after in range(first, last, PAGE):
+            until = min(after + PAGE, last)
             rows = await fetch(
                 self.inventory,
                 "SELECT request_id, order_id, kind FROM stock_ledger WHERE ledger_id > %s AND ledger_id <= %s "
