@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import aiohttp
 import pytest
 
 from tests.buyers import Got
+from tests.conftest import log_of
 from tests.gateway_process import GatewayProcess
 
 
@@ -190,6 +192,22 @@ async def test_kill_9_loses_nothing_that_was_answered(gateway: GatewayProcess) -
     assert {entry["key"]: (f"{entry['kind']}_{entry['n']}", entry["status"]) for entry in entries} == {
         key: (body["id"], body["status"]) for key, body in answered.items()
     }
+
+
+async def test_a_full_disk_ends_it_and_loses_nothing_that_was_answered(gateway: GatewayProcess, till: Till) -> None:
+    """Nobody knows what a disk that failed has kept: who was not answered hears so, and the file is read again."""
+    answered = [await till.charge(f"c{n}") for n in range(20)]
+    size = gateway.ledger.stat().st_size
+    resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (size + 1_000, resource.RLIM_INFINITY))
+    late = await asyncio.gather(*(till.charge(f"late{n}") for n in range(20)))
+    assert await asyncio.to_thread(gateway.process.wait, 10) == 3
+    assert "cannot be written any more; make room, and start the gateway again." in log_of(gateway.log)
+    assert Counter(got.status for got in late).keys() <= {0, 201, 503}
+    assert gateway.ledger.stat().st_size == size + 1_000
+    await asyncio.to_thread(gateway.start)
+    told = [*answered, *(got for got in late if got.status == 201)]
+    assert {f"charge_{entry['n']}" for entry in gateway.entries()} >= {got.body["id"] for got in told}
+    assert (await till.charge("after")).status == 201
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import ServiceUnavailable
 from payment_service.gateway_wire import ChargeStatus
 from vv import gateway_ledger
 from vv.errors import Unavailable
@@ -144,7 +145,7 @@ async def test_a_disk_that_fails_fails_everybody(path: Path, monkeypatch: pytest
     with opened(path) as ledger:
         for n in (1, 2):
             ledger.add(entry(n))
-            with pytest.raises(OSError, match="No space"):
+            with pytest.raises(ServiceUnavailable, match="No space"):
                 await ledger.written(entry(n))
         assert ledger.failed.is_set()
         assert ledger.page(0, 10) == []
