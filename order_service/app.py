@@ -84,7 +84,7 @@ def make_app(settings: Settings) -> web.Application:
         charge=Batcher("charge", payments.create_batch, settings, metrics, in_flight_max=CHARGE_CALLS_MAX),
     )
     checkout = Checkout(orders, batches, payments, settings, crash_points(settings.crash_point))
-    recovery = make_recovery(database, checkout, metrics, lease_s=settings.lease_s)
+    recovery = make_recovery(database, checkout, metrics, lease_s=settings.lease_s, retry_most_s=settings.retry_most_s)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

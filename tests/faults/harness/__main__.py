@@ -96,6 +96,7 @@ def _one(plan: Plan, folder: Path | None, console: Console) -> Result:
         shutil.rmtree(home, ignore_errors=True)
     else:
         result.folder = str(home)
+        result.save(home / "result.json")
     return result
 
 

@@ -57,6 +57,7 @@ class Run:
         self._nemesis = Nemesis(cluster, faults_of(plan, cluster), plan.seed)
         self._urls = embedded(cluster.mariadb).migration_urls
         self._result = Result(plan.seed, plan.command)
+        self._began = time.monotonic()
 
     async def play(self) -> Result:
         await self._stock_up()
@@ -123,8 +124,13 @@ class Run:
         result.unknown = checks.unknown_resolved(seen)
         result.inflicted = Counter(stroke.fault for stroke in self._nemesis.strokes)
         result.hit, result.hits = self._nemesis.hit, self._nemesis.hits
-        result.unfinished_s = [took for order in seen.orders.values() for took in unfinished_s(order, FINAL)]
-        result.recovered_s = recovered_s(seen, last_fault_at)
+        spans = [took for order in seen.orders.values() for took in unfinished_s(order, FINAL)]
+        result.unfinished_s = [took for took in spans if self._is_true(took)]
+        result.recovered_s = [took for took in recovered_s(seen, last_fault_at) if self._is_true(took)]
+
+    def _is_true(self, took_s: float) -> bool:
+        """Whether it is no hour that the database's clock was set forward or back by."""
+        return 0 <= took_s <= time.monotonic() - self._began
 
     async def _audit(self, when: str = "", *, quiesced: bool) -> list[Violation]:
         gateway_url = self._cluster.gateway_url
