@@ -14,9 +14,10 @@ from vv.audit_rows import GatewayEntry, GatewayFacts
 from vv.errors import Unavailable
 
 _CALL_WITHIN_S = 30.0
-# What moves money; other kinds, such as the fence of a cancelled charge, do not.
-_KINDS = ("charge", "refund")
-_SANDBOX = "SELECT gateway_key, kind, charge_key, amount, currency FROM sandbox_gateway WHERE approved AND kind IN %s"
+# Of a declined charge nothing needs to be known.
+_SANDBOX = (
+    "SELECT gateway_key, kind, charge_key, amount, currency FROM sandbox_gateway WHERE (approved OR kind <> 'charge')"
+)
 
 
 async def sandbox_entries(tx: Transaction, order_ids: Sequence[str]) -> list[GatewayEntry]:
@@ -27,7 +28,7 @@ async def sandbox_entries(tx: Transaction, order_ids: Sequence[str]) -> list[Gat
         ranges = [(f"{order_id}:", f"{order_id};") for order_id in order_ids]
     where = " OR ".join(["gateway_key BETWEEN %s AND %s"] * len(ranges))
     args = [bound for pair in ranges for bound in pair]
-    rows = await tx.fetch_all(f"{_SANDBOX} AND ({where}) ORDER BY gateway_key", [_KINDS, *args])
+    rows = await tx.fetch_all(f"{_SANDBOX} AND ({where}) ORDER BY gateway_key", args)
     return [entry for entry in _entries(rows) if entry.order_id in set(order_ids)]
 
 
@@ -55,30 +56,29 @@ class GatewayLedger:
         timeout = aiohttp.ClientTimeout(total=_CALL_WITHIN_S)
         try:
             async with aiohttp.ClientSession(timeout=timeout) as session:
-                while entries := await self._fetch(session):
-                    self._keep(entries)
+                while not await self._fetch(session):
+                    pass
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
             why = str(error) or type(error).__name__
             raise Unavailable(
                 f"The ledger of the gateway at {self._url} could not be read ({why}); check --gateway-url."
             ) from error
 
-    async def _fetch(self, session: aiohttp.ClientSession) -> list[dict[str, Any]]:
+    async def _fetch(self, session: aiohttp.ClientSession) -> bool:
+        """Fetch a page, and tell whether it was the last one."""
         query = {"after": self._after, "limit": PAGE}
         async with session.get(f"{self._url}/ledger", params=query, raise_for_status=True) as reply:
-            entries: list[dict[str, Any]] = (await reply.json())["entries"]
-        return entries
-
-    def _keep(self, entries: Iterable[dict[str, Any]]) -> None:
-        for entry in entries:
+            page = await reply.json()
+        for entry in page["entries"]:
             self._after = entry["n"]
-            if entry["kind"] not in _KINDS or entry.get("status", "approved") == "declined":
-                continue
-            charge_key = entry.get("charge_key") or entry["key"]
-            kept = GatewayEntry(entry["key"], entry["kind"], charge_key, entry["amount"], entry["currency"])
-            if kept.order_id > self._first_id:
-                values = (entry["n"], kept.order_id, kept.key, kept.kind, kept.charge_key, kept.amount, kept.currency)
-                self._file.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+            self._keep(entry)
+        return page["next"] is None
+
+    def _keep(self, entry: dict[str, Any]) -> None:
+        kept = GatewayEntry(*(entry[name] for name in ("key", "kind", "charge_key", "amount", "currency")))
+        if entry["status"] != "declined" and kept.order_id > self._first_id:
+            values = (entry["n"], kept.order_id, kept.key, kept.kind, kept.charge_key, kept.amount, kept.currency)
+            self._file.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def entries_of(self, order_ids: Collection[str]) -> list[GatewayEntry]:
         return self._find("order_id", order_ids)
@@ -125,10 +125,10 @@ class GatewayBooks:
 
     async def _sandbox(self, only: Sequence[str] | None) -> AsyncIterator[list[GatewayEntry]]:
         for chunk in chunks(only or []):
-            yield _entries(await fetch(self.payment, f"{_SANDBOX} AND gateway_key IN %s", [_KINDS, chunk]))
+            yield _entries(await fetch(self.payment, f"{_SANDBOX} AND gateway_key IN %s", [chunk]))
         after = self.first_id
         page_sql = f"{_SANDBOX} AND gateway_key > %s ORDER BY gateway_key LIMIT %s"
-        while only is None and (rows := await fetch(self.payment, page_sql, [_KINDS, after, PAGE])):
+        while only is None and (rows := await fetch(self.payment, page_sql, [after, PAGE])):
             yield _entries(rows)
             after = rows[-1][0]
 

@@ -18,6 +18,8 @@ CHARGED = {PaymentStatus.CAPTURED, PaymentStatus.REFUNDING, PaymentStatus.REFUND
 UNKNOWN = {PaymentStatus.PENDING, PaymentStatus.CANCELLING}
 BOUGHT = {OrderStatus.PAID, OrderStatus.COMPLETED}
 UNDONE = {OrderStatus.FAILED, OrderStatus.CANCELLED}
+# The reason of a payment whose charge the gateway did not know, and which was given up.
+GATEWAY_FAILED = "gateway_failed"
 # No setting is meant to make a lease longer than this; what has a longer one is as good as forgotten.
 LEASE_AHEAD_MAX_S = 86_400
 
@@ -184,6 +186,15 @@ def the_gateway_refunded_what_we_did(payment: PaymentFacts) -> str | None:
     return None if ours == theirs else f"we refunded {ours}, the gateway {theirs}"
 
 
+def charges_that_were_given_up_are_cancelled(payment: PaymentFacts) -> str | None:
+    # A payment that begins as voided was never sent to the gateway, and never will be.
+    is_voided = payment.status == PaymentStatus.VOIDED and len(payment.events) > 1
+    is_given_up = payment.status == PaymentStatus.DECLINED and payment.reason == GATEWAY_FAILED
+    if (is_voided or is_given_up) and not payment.is_cancelled_at_the_gateway and not payment.gateway_charges:
+        return f"is {payment.status}, and the gateway would still charge it"
+    return None
+
+
 def gateway_entries_belong_to_a_payment(facts: GatewayFacts) -> str | None:
     entry = facts.entry
     if facts.has_payment and entry.key.startswith(f"{entry.order_id}:"):
@@ -236,6 +247,7 @@ PAYMENT_INVARIANTS: tuple[Invariant, ...] = (
     nobody_is_charged_twice,
     the_gateway_charged_what_we_captured,
     the_gateway_refunded_what_we_did,
+    charges_that_were_given_up_are_cancelled,
 )
 GATEWAY_INVARIANTS: tuple[Invariant, ...] = (gateway_entries_belong_to_a_payment,)
 STRAY_INVARIANTS: tuple[Invariant, ...] = (rows_belong_to_something,)

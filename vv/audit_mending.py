@@ -18,7 +18,6 @@ from vv.audit_stock import CORRECTION
 
 # The reason of an order whose key somebody else used: what is under that key is not the order's.
 _SOMEBODY_ELSES = "idempotency_mismatch"
-_CHARGED_LATE = "charged_late"
 
 
 def _return_stock(request_id: str, sentence: str) -> Proposal:
@@ -146,34 +145,6 @@ def open_refunds(payment: PaymentFacts) -> Proposal:
     )
 
 
-def charge_at_odds(payment: PaymentFacts) -> Proposal:
-    charges = [(charge.key, charge.amount, charge.currency) for charge in payment.gateway_charges]
-    is_ours = charges == [(payment.charge_key, payment.amount, payment.currency)]
-    if not is_ours or payment.status not in payments.GIVEN_UP or payment.refunds:
-        return Proposal("Look the charge up at the gateway, which is right about money, before anything is changed.")
-    seq, row = payment.last_seq + 1, (payment.order_id, payment.last_seq + 1)
-    decide = guarded_update(
-        *("payment", "payments", payment),
-        "status = %s, reason = %s, refunded_amount = amount, last_seq = %s, attempts = 0, looks = 0, "
-        "lease_until = NOW(6), updated_at = NOW(6)",
-        (PaymentStatus.REFUNDING.value, _CHARGED_LATE, seq),
-        *("last_seq = %s AND amount = %s", (payment.last_seq, payment.amount)),
-    )
-    event = "INSERT INTO payment_events (order_id, seq, status, amount, reason) VALUES (%s, %s, %s, %s, %s)"
-    refund = "INSERT INTO refunds (order_id, n, amount) VALUES (%s, 1, %s)"
-    return Proposal(
-        "We gave the charge up and the gateway made it after all: decide to refund it; recovery carries that out.",
-        Sql(
-            "payment",
-            (
-                *decide.statements,
-                (event, (*row, PaymentStatus.REFUNDING.value, payment.amount, _CHARGED_LATE)),
-                (refund, (payment.order_id, payment.amount)),
-            ),
-        ),
-    )
-
-
 def foreign_request(request: RequestFacts) -> Proposal:
     return _return_stock(
         request.request_id, "Give the stock back, unless somebody took it for this order on purpose and needs it."
@@ -184,5 +155,5 @@ def request_of_no_order(request: RequestFacts) -> Proposal:
     return _return_stock(
         request.request_id,
         "Give the stock back, unless the order is only missing here (an older backup of the orders, say): then restore "
-        "the order. Look at its payment, too: vv payment get " + str(request.order_id),
+        f"the order. Look at its payment, too (vv payment get {request.order_id}).",
     )

@@ -62,7 +62,13 @@ _BY_INVARIANT: Mapping[Invariant, Callable[[Any], Proposal]] = {
     broken.nobody_is_charged_twice: _advice(
         "Refund the charge that is not under our key <order id>:charge, at the gateway itself."
     ),
-    broken.the_gateway_charged_what_we_captured: mending.charge_at_odds,
+    broken.the_gateway_charged_what_we_captured: _advice(
+        "Look the charge up at the gateway, which is right about money: refund there what we do not know of; what it "
+        "does not know of nobody has paid."
+    ),
+    broken.charges_that_were_given_up_are_cancelled: _advice(
+        "Cancel the key <order id>:charge at the gateway, so that a charge which is still on its way is refused."
+    ),
     broken.the_gateway_refunded_what_we_did: _advice(
         "See what the gateway refunded; have it make under our keys what is missing, and write down what is not ours."
     ),

@@ -45,7 +45,7 @@ class RequestFacts:
 
 @dataclass(frozen=True)
 class GatewayEntry:
-    """An approved charge or a refund in the gateway's books."""
+    """An approved charge, a refund, or a key that was cancelled, in the gateway's books."""
 
     key: str
     kind: str
@@ -127,6 +127,10 @@ class PaymentFacts(Lifecycle):
     @property
     def gateway_refunds(self) -> list[GatewayEntry]:
         return [entry for entry in self.gateway if entry.kind == "refund"]
+
+    @property
+    def is_cancelled_at_the_gateway(self) -> bool:
+        return any(entry.kind == "cancel" and entry.key == self.charge_key for entry in self.gateway)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """``vv gateway``."""
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 
@@ -74,5 +75,5 @@ async def _listen(runner: web.AppRunner, port: int) -> str:
     try:
         await site.start()
     except OSError as error:
-        raise Unavailable(f"--port {port} cannot be used: {error.strerror}.") from error
+        raise Unavailable(f"--port {port} cannot be used: {os.strerror(error.errno or 0)}.") from error
     return f"http://{_HOST}:{runner.addresses[0][1]}"

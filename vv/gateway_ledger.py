@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from common.errors import ServiceUnavailable
 from payment_service.gateway_wire import ChargeStatus
 from vv.errors import Unavailable
 
@@ -92,10 +93,13 @@ class Ledger:
             self._writing = asyncio.create_task(self._write())
 
     async def written(self, entry: Entry) -> None:
-        """Wait until the entry, and all before it, are on the disk. Raises OSError when they never will be."""
-        while entry.n > self._on_disk:
-            assert self._writing is not None
-            await asyncio.shield(self._writing)
+        """Wait until the entry, and all before it, are on the disk. Raises ServiceUnavailable if nobody knows."""
+        try:
+            while entry.n > self._on_disk:
+                assert self._writing is not None
+                await asyncio.shield(self._writing)
+        except OSError as error:
+            raise ServiceUnavailable(f"The ledger cannot be written: {error.strerror}.") from error
 
     def close(self) -> None:
         """Wait for what is being written."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import email.utils
+import functools
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -10,17 +11,41 @@ from pathlib import Path
 from tests.faults.harness.cluster import Cluster
 from tests.faults.harness.database_faults import root_cursor
 from tests.faults.harness.metrics import get
+from vv import apt
+from vv.apt import Package
+from vv.errors import Unavailable
+from vv.output import say_aside
 
 Inflict = Callable[[Cluster, random.Random], Awaitable[int]]
 
 _HOUR_S = 3_600
 _TOLERANCE_S = 60
-_LIBRARY = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
+_PACKAGE = Package(
+    "libfaketime",
+    missing="No libfaketime was found on this machine, so no clock can be set wrong.",
+    what_to_do="Install it (on Debian and Ubuntu: apt-get install libfaketime).",
+)
+
+
+@functools.cache
+def library() -> Path:
+    """The library that makes a process see another time, installed first where it is missing. Raises Unavailable."""
+    found = _find()
+    if found is None:
+        apt.install(_PACKAGE, say_aside)
+        found = _find()
+    if found is None:
+        raise Unavailable(f"{_PACKAGE.missing} {_PACKAGE.what_to_do}")
+    return found
 
 
 def why_not(_: Cluster) -> str | None:
-    """Why no clock can be set wrong here."""
-    return None if _LIBRARY else "libfaketime is not installed (Debian, Ubuntu: apt-get install faketime)"
+    """Why no clock can be set wrong here. Blocks."""
+    try:
+        library()
+    except Unavailable as error:
+        return str(error)
+    return None
 
 
 def hour_off(name: str) -> Inflict:
@@ -33,7 +58,7 @@ def hour_off(name: str) -> Inflict:
             try:
                 process.kill()
                 await process.start(
-                    LD_PRELOAD=str(_LIBRARY),
+                    LD_PRELOAD=str(library()),
                     FAKETIME=f"{offset_s:+d}",
                     # Timers go by a clock that nobody can set.
                     FAKETIME_DONT_FAKE_MONOTONIC="1",
@@ -46,6 +71,10 @@ def hour_off(name: str) -> Inflict:
         return int(abs(seen_s - offset_s) < _TOLERANCE_S)
 
     return inflict
+
+
+def _find() -> Path | None:
+    return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 
 
 async def _ahead_s(cluster: Cluster, name: str) -> float:

@@ -37,8 +37,10 @@ USUAL_BEHAVIOUR = {"latency_s": 0, "unavailable": False, "error_after_charging":
 class Cluster:
     """A private database server, the payment gateway, the three services, and proxies between all of them.
 
+    It runs once. ``settings`` are those of the services; faults that wait for something look there how long it takes.
+
     :param folder: for everything that they write; nobody else's
-    :param seed: names the run; all chance is in the faults
+    :param seed: names the run in messages; chance is in the faults alone
     :param source: a folder with a copy of the packages from which to run the services; None for this checkout
     :param settings: environment variables for the services, over :data:`SHORT_WAITS`
     """
@@ -49,15 +51,14 @@ class Cluster:
         self.folder = folder.absolute()
         self.seed = seed
         self.source = (source or CHECKOUT).absolute()
-        self._settings = {**SHORT_WAITS, **settings, "PYTHONPATH": str(self.source)}
-        self._ports = {name: port_to_keep() for name in ("order", "inventory", "payment", "gateway", "database")}
-        self.mariadb = Mariadb(self.folder / "database", self._ports["database"])
+        self.settings = {**SHORT_WAITS, **settings, "PYTHONPATH": str(self.source)}
+        self._ports: dict[str, int] = {}
+        self.mariadb = Mariadb(self.folder / "database")
         self.disk = SmallDisk(self.mariadb.folder)
         self._proxies = Proxies()
         self.links: dict[str, Proxy] = {}
         self.processes: dict[str, Process] = {}
         self.database_urls: Mapping[str, str] = {}
-        self.gateway_url = f"http://127.0.0.1:{self._ports['gateway']}"
         # Orders that a fault has cancelled on behalf of their buyers, or has tried to.
         self.cancelled: set[str] = set()
         self.gateway_ledger = self.folder / "gateway-ledger.jsonl"
@@ -74,8 +75,12 @@ class Cluster:
     def payment_url(self) -> str:
         return self.links["buyer-payment"].url
 
+    @property
+    def gateway_url(self) -> str:
+        return self.direct_url("gateway")
+
     def direct_url(self, service: str) -> str:
-        """The service without a proxy in front of it."""
+        """The service, or the gateway, without a proxy in front of it."""
         return f"http://127.0.0.1:{self._ports[service]}"
 
     @contextmanager
@@ -84,6 +89,10 @@ class Cluster:
         with ExitStack() as undo:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "logs").mkdir(exist_ok=True)
+            self._ports = {
+                name: port_to_keep(undo) for name in ("order", "inventory", "payment", "gateway", "database")
+            }
+            self.mariadb.port = self._ports["database"]
             self._start_proxies(undo)
             undo.enter_context(self.disk.mounted())
             self._start_database(undo)
@@ -116,7 +125,7 @@ class Cluster:
             **{f"{service}-database": "database" for service in SERVICES},
         }
         for name, process in upstream.items():
-            self.links[name] = link = Proxy(name, self._ports[process], self._proxies)
+            self.links[name] = link = Proxy(name, port_to_keep(undo), self._ports[process], self._proxies)
             link.start()
             undo.callback(link.end)
 
@@ -155,7 +164,7 @@ class Cluster:
     def _service(self, name: str) -> Process:
         prefix = name.upper()
         environment = {
-            **self._settings,
+            **self.settings,
             f"{prefix}_PORT": str(self._ports[name]),
             f"{prefix}_DATABASE_URL": self._through_proxy(name),
             "ORDER_INVENTORY_URL": self.links["order-inventory"].url,

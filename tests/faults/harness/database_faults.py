@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,24 +12,22 @@ import aiomysql
 from pymysql.err import MySQLError
 
 from tests.faults.harness.byte_troubles import Stall
-from tests.faults.harness.cluster import SHORT_WAITS, Cluster
+from tests.faults.harness.cluster import Cluster
 from tests.faults.harness.metrics import total
 from vv.accounts import account_of
 from vv.databases import SERVICES
 
 Inflict = Callable[[Cluster, random.Random], Awaitable[int]]
 
-_LOCK_WAIT_S = float(SHORT_WAITS["ORDER_LOCK_WAIT_S"])
-_POOL_WAIT_S = float(SHORT_WAITS["ORDER_POOL_WAIT_S"])
-_READERS = 4 * int(SHORT_WAITS["ORDER_POOL_SIZE_MAX"])
 _NOBODY = "00000000-0000-7000-8000-000000000000"
 _LOCK_WAIT_TIMEOUT, _DEADLOCK = 1205, 1213
 
-# Rows that are in everybody's way. Gaps are locked along with them, so that new rows have to wait, too.
+# Rows that are in everybody's way. Gaps are locked along with them, so whatever gets a lease has to wait, too.
+_UNDER_WAY = "SELECT 1 FROM {} FORCE INDEX (by_lease) WHERE lease_until > '2000-01-01' FOR UPDATE"
 IN_THE_WAY = {
-    "order": "SELECT 1 FROM order_db.orders ORDER BY order_id DESC LIMIT 50 FOR UPDATE",
+    "order": _UNDER_WAY.format("order_db.orders"),
     "inventory": "SELECT 1 FROM inventory_db.inventory FOR UPDATE",
-    "payment": "SELECT 1 FROM payment_db.payments ORDER BY order_id DESC LIMIT 50 FOR UPDATE",
+    "payment": _UNDER_WAY.format("payment_db.payments"),
 }
 READS = {
     "order": f"/orders/{_NOBODY}",
@@ -55,12 +54,18 @@ def rows_locked(service: str) -> Inflict:
     """Rows that everybody needs are locked for longer than ``innodb_lock_wait_timeout``; counts errors 1205."""
 
     async def inflict(cluster: Cluster, rng: random.Random) -> int:
+        lock_wait_s = float(cluster.settings[f"{service.upper()}_LOCK_WAIT_S"])
         before = await retries(cluster, service, _LOCK_WAIT_TIMEOUT)
+        deadline = time.monotonic() + 4 * lock_wait_s
+        hits = 0
         async with root_cursor(cluster) as cursor:
-            await _as_often_as_deadlocked(cursor, ["BEGIN", IN_THE_WAY[service]])
-            await asyncio.sleep(_LOCK_WAIT_S * rng.uniform(1.3, 2.5))
+            await _insist(cursor, "BEGIN", IN_THE_WAY[service])
+            while not hits and time.monotonic() < deadline:
+                await asyncio.sleep(0.1)
+                hits = await retries(cluster, service, _LOCK_WAIT_TIMEOUT) - before
+            await asyncio.sleep(rng.uniform(0, lock_wait_s))
             await cursor.execute("ROLLBACK")
-        return max(0, await retries(cluster, service, _LOCK_WAIT_TIMEOUT) - before)
+        return max(hits, await retries(cluster, service, _LOCK_WAIT_TIMEOUT) - before)
 
     return inflict
 
@@ -83,9 +88,11 @@ def pool_exhausted(service: str) -> Inflict:
     connections; counts the readers whom the service refused for it."""
 
     async def inflict(cluster: Cluster, rng: random.Random) -> int:
+        pool_wait_s = float(cluster.settings[f"{service.upper()}_POOL_WAIT_S"])
+        readers_max = 4 * int(cluster.settings[f"{service.upper()}_POOL_SIZE_MAX"])
         async with cluster.links[f"{service}-database"].suffering(Stall()):
-            readers = [asyncio.create_task(_read(cluster, service)) for _ in range(_READERS)]
-            await asyncio.sleep(_POOL_WAIT_S * rng.uniform(1.2, 2))
+            readers = [asyncio.create_task(_read(cluster, service)) for _ in range(readers_max)]
+            await asyncio.sleep(pool_wait_s * rng.uniform(1.2, 2))
         return sum(await asyncio.gather(*readers))
 
     return inflict
@@ -120,8 +127,9 @@ async def _kill(cursor: Any, connection: int) -> bool:
     return True
 
 
-async def _as_often_as_deadlocked(cursor: Any, statements: list[str]) -> None:
-    for _ in range(10):
+async def _insist(cursor: Any, *statements: str) -> None:
+    """Run a transaction until it is the one that is spared."""
+    while True:
         try:
             for statement in statements:
                 await cursor.execute(statement)

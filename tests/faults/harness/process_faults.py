@@ -5,9 +5,6 @@ import random
 from collections.abc import Awaitable, Callable
 
 from tests.faults.harness.cluster import Cluster
-from tests.processes import FAST_RECOVERY
-
-_LEASE_S = float(FAST_RECOVERY["ORDER_LEASE_S"])
 
 Inflict = Callable[[Cluster, random.Random], Awaitable[int]]
 
@@ -46,10 +43,11 @@ def asleep(name: str) -> Inflict:
 
     async def inflict(cluster: Cluster, rng: random.Random) -> int:
         process = cluster.processes[name]
+        lease_s = float(cluster.settings["ORDER_LEASE_S"])
         async with process.to_ourselves:
             process.suspend()
             try:
-                await asyncio.sleep(_LEASE_S * rng.uniform(1.2, 2.2))
+                await asyncio.sleep(lease_s * rng.uniform(1.2, 2.2))
             finally:
                 process.resume()
             await process.ready()

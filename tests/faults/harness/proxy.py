@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from tests.faults.harness.pipes import Pipe
-from tests.faults.harness.ports import port_to_keep
 
 T = TypeVar("T")
 TroubleType = TypeVar("TroubleType", bound="Trouble")
@@ -78,9 +77,9 @@ class Proxies(threading.Thread):
 class Proxy:
     """One link: ``port`` on loopback here, ``upstream_port`` there. Of several troubles the last one holds."""
 
-    def __init__(self, name: str, upstream_port: int, proxies: Proxies) -> None:
+    def __init__(self, name: str, port: int, upstream_port: int, proxies: Proxies) -> None:
         self.name = name
-        self.port = port_to_keep()
+        self.port = port
         self.url = f"http://127.0.0.1:{self.port}"
         self.pipes: set[Pipe] = set()
         self._upstream = ("127.0.0.1", upstream_port)
