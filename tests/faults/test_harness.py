@@ -18,7 +18,7 @@ from tests.faults.harness.history import History, Kind, Outcome, load
 from tests.faults.harness.mutations import MUTATIONS, Edit, mutated, try_without
 from tests.faults.harness.nemesis import NONE
 from tests.faults.harness.plan import Plan
-from tests.faults.harness.report import BEGIN, END, complaint, summary
+from tests.faults.harness.report import BEGIN, END, TRIALS_BEGIN, TRIALS_END, complaint, summary
 from tests.faults.harness.result import Result
 from tests.faults.harness.shop import PROFILES, Shop
 
@@ -171,7 +171,7 @@ def test_a_result_survives_its_file(tmp_path: Path) -> None:
 
 def test_page_has_a_place_for_the_report() -> None:
     page = (CHECKOUT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    assert page.count(BEGIN) == page.count(END) == 1
+    assert [page.count(mark) for mark in (BEGIN, END, TRIALS_BEGIN, TRIALS_END)] == [1, 1, 1, 1]
 
 
 def test_table_of_mutations_says_why() -> None:
