@@ -85,7 +85,7 @@ def make_app(settings: Settings) -> web.Application:
         move=Batcher("move", orders.move, settings, metrics),
     )
     checkout = Checkout(orders, purchases, batches, inventory, payments, let_go, settings, reached)
-    recovery = make_recovery(database, checkout, metrics, lease_s=settings.lease_s)
+    recovery = make_recovery(database, checkout, metrics, lease_s=settings.lease_s, retry_most_s=settings.retry_most_s)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

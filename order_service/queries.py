@@ -153,12 +153,15 @@ def change_orders(
     )
 
 
-async def lock_expired(tx: Transaction, limit: int) -> list[OrderRow]:
-    """Orders whose lease has run out and that nobody else is taking up at this moment."""
+async def lock_expired(tx: Transaction, limit: int, lease_most_s: float) -> list[OrderRow]:
+    """Orders whose lease has run out and that nobody else is taking up at this moment.
+
+    A lease that would last longer than ``lease_most_s`` is from before the database's clock was set back.
+    """
     rows = await tx.fetch_all(
         f"SELECT {_COLUMNS} FROM orders WHERE lease_until <= NOW(6) "
-        "ORDER BY lease_until LIMIT %s FOR UPDATE SKIP LOCKED",
-        (limit,),
+        "OR lease_until > NOW(6) + INTERVAL %s MICROSECOND ORDER BY lease_until LIMIT %s FOR UPDATE SKIP LOCKED",
+        (_microseconds(lease_most_s), limit),
     )
     return [_order(row) for row in rows]
 

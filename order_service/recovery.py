@@ -11,15 +11,20 @@ from order_service.checkout import Checkout
 from order_service.domain import OrderRow
 
 
-def make_recovery(database: Database, checkout: Checkout, metrics: Metrics, *, lease_s: float) -> Recovery[OrderRow]:
+def make_recovery(
+    database: Database, checkout: Checkout, metrics: Metrics, *, lease_s: float, retry_most_s: float
+) -> Recovery[OrderRow]:
+    # Twice, for another process may have longer ones than this.
+    lease_most_s = 2 * max(lease_s, retry_most_s)
+
     async def claim(limit: int) -> Claimed[OrderRow]:
-        return await database.transaction(partial(_claim, limit=limit, lease_s=lease_s))
+        return await database.transaction(partial(_claim, limit=limit, lease_s=lease_s, lease_most_s=lease_most_s))
 
     return Recovery("orders", claim, checkout.advance, metrics)
 
 
-async def _claim(tx: Transaction, *, limit: int, lease_s: float) -> Claimed[OrderRow]:
-    order_ids = [order.order_id for order in await queries.lock_expired(tx, limit)]
+async def _claim(tx: Transaction, *, limit: int, lease_s: float, lease_most_s: float) -> Claimed[OrderRow]:
+    order_ids = [order.order_id for order in await queries.lock_expired(tx, limit, lease_most_s)]
     if not order_ids:
         return Claimed([], {})
     queries.mark_claimed(tx, order_ids, lease_s)

@@ -86,7 +86,7 @@ def make_app(settings: Settings) -> web.Application:
         look=Batcher("look", payments.look, settings, metrics),
     )
     charges = Charges(payments, batches, gateway, settings, crash_points(settings.crash_point))
-    recovery = make_recovery(database, charges, metrics, lease_s=settings.lease_s)
+    recovery = make_recovery(database, charges, metrics, lease_s=settings.lease_s, retry_most_s=settings.retry_most_s)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

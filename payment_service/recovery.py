@@ -11,15 +11,20 @@ from payment_service.charges import Charges
 from payment_service.domain import PaymentRow
 
 
-def make_recovery(database: Database, charges: Charges, metrics: Metrics, *, lease_s: float) -> Recovery[PaymentRow]:
+def make_recovery(
+    database: Database, charges: Charges, metrics: Metrics, *, lease_s: float, retry_most_s: float
+) -> Recovery[PaymentRow]:
+    # Twice, for another process may have longer ones than this.
+    lease_most_s = 2 * max(lease_s, retry_most_s)
+
     async def claim(limit: int) -> Claimed[PaymentRow]:
-        return await database.transaction(partial(_claim, limit=limit, lease_s=lease_s))
+        return await database.transaction(partial(_claim, limit=limit, lease_s=lease_s, lease_most_s=lease_most_s))
 
     return Recovery("payments", claim, charges.advance, metrics)
 
 
-async def _claim(tx: Transaction, *, limit: int, lease_s: float) -> Claimed[PaymentRow]:
-    order_ids = [payment.order_id for payment in await queries.lock_expired(tx, limit)]
+async def _claim(tx: Transaction, *, limit: int, lease_s: float, lease_most_s: float) -> Claimed[PaymentRow]:
+    order_ids = [payment.order_id for payment in await queries.lock_expired(tx, limit, lease_most_s)]
     if not order_ids:
         return Claimed([], {})
     queries.mark_claimed(tx, order_ids, lease_s)

@@ -17,8 +17,9 @@ from common.clients import (
     RetryPolicy,
     ServiceError,
 )
-from tests.conftest import Audit, MakeSku
+from tests.conftest import Audit, MakeSku, open_database
 from tests.processes import Services
+from vv.databases import Databases
 
 FINAL = {OrderStatus.COMPLETED, OrderStatus.FAILED, OrderStatus.CANCELLED}
 ONE_ATTEMPT = RetryPolicy(attempts_max=1)
@@ -87,6 +88,29 @@ async def test_order_ends_after_a_kill_at(
     assert (await inventory.get(sku)).quantity == 10 - sold
     payment = await payments.get(order.order_id)
     assert payment.status is (PaymentStatus.CAPTURED if sold else PaymentStatus.DECLINED)
+    assert (await audit_books()).violations == []
+
+
+@pytest.mark.parametrize(("service", "point"), [("order", "stock_taken"), ("payment", "charge_opened")])
+@pytest.mark.usefixtures("healed")
+async def test_order_ends_although_the_database_clock_was_set_back(
+    service: str, point: str, services: Services, migrated: Databases, make_sku: MakeSku, audit_books: Audit
+) -> None:
+    """A lease of an hour, which a clock that was an hour fast has left behind, keeps nobody from going on."""
+    sku = await make_sku(10)
+    process = getattr(services, service)
+    process.stop()
+    process.start(**{f"{service.upper()}_CRASH_POINT": point})
+
+    async with AsyncOrderClient(services.order.url, retry=ONE_ATTEMPT) as orders:
+        placing = asyncio.create_task(orders.create(user_id=sku, sku=sku, quantity=3, total_amount=700))
+        assert await asyncio.to_thread(process.wait_for_end) == -9
+        async with open_database(migrated.migration_urls[service]) as database:
+            ahead = f"UPDATE {service}s SET lease_until = NOW(6) + INTERVAL 1 HOUR WHERE lease_until IS NOT NULL"
+            assert await database.transaction(lambda tx: tx.execute(ahead)) == 1
+        await asyncio.to_thread(process.start)
+        await asyncio.gather(placing, return_exceptions=True)
+        assert (await end_of_only_order(orders, sku)).status is OrderStatus.COMPLETED
     assert (await audit_books()).violations == []
 
 

@@ -85,7 +85,9 @@ class Till:
             look=Batcher("look", self.payments.look, settings, metrics),
         )
         self.charges = Charges(self.payments, batches, gateway, settings, crash_points(None))
-        self.recovery = make_recovery(database, self.charges, metrics, lease_s=settings.lease_s)
+        self.recovery = make_recovery(
+            database, self.charges, metrics, lease_s=settings.lease_s, retry_most_s=settings.retry_most_s
+        )
         self.order_id = str(uuid4())
 
     async def charge(self) -> None:

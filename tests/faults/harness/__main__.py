@@ -1,6 +1,7 @@
 """``python -m tests.faults.harness``."""
 
 import random
+import shlex
 import shutil
 import sys
 import tempfile
@@ -71,6 +72,9 @@ def main(
     console = Console(stderr=True)
     if all_mutations or mutations:
         trials = _try_without(mutations or tuple(MUTATIONS), first.seed, console)
+        console.print(report.caught(trials), highlight=False)
+        if write:
+            report.write_trials(PAGE, trials, _typed())
         raise SystemExit(0 if all(trial.is_as_expected for trial in trials) else 1)
     if seeds is None:
         results = [_one(plan, folder, console)]
@@ -80,7 +84,7 @@ def main(
     if json_path is not None:
         results[0].save(json_path)
     if write:
-        report.write(PAGE, results, f"make faults {' '.join(sys.argv[1:])}")
+        report.write(PAGE, results, _typed())
     if not all(result.is_clean for result in results):
         raise SystemExit(1)
 
@@ -96,6 +100,7 @@ def _one(plan: Plan, folder: Path | None, console: Console) -> Result:
         shutil.rmtree(home, ignore_errors=True)
     else:
         result.folder = str(home)
+        result.save(home / "result.json")
     return result
 
 
@@ -119,6 +124,10 @@ def _try_without(names: tuple[str, ...], seed: int, console: Console) -> list[Tr
         trials.append(trial := try_without(MUTATIONS[name], seed))
         console.print(report.verdict(trial), highlight=False, markup=False, soft_wrap=True)
     return trials
+
+
+def _typed() -> str:
+    return shlex.join(["python", "-m", "tests.faults.harness", *sys.argv[1:]])
 
 
 def _numbers(text: str) -> list[int]:

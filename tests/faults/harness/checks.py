@@ -5,7 +5,6 @@ Each check is a function from the evidence to the violations that it finds.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import pairwise
 from typing import Any
 
 from common.contracts.orders import OrderStatus
@@ -95,14 +94,6 @@ def an_order_has_one_payment(seen: Evidence) -> Iterator[Problem]:
     for order_id, payments in seen.payments.items():
         if len(payments) > 1:
             yield order_id, f"has {len(payments)} payments", payments
-
-
-def every_change_of_stock_starts_from_the_last(seen: Evidence) -> Iterator[Problem]:
-    """What a row of the ledger says was left is what was left after the row before it, and its delta."""
-    for sku, changes in seen.balances.items():
-        for before, after in pairwise(changes):
-            if after["quantity"] != before["quantity"] + after["delta"]:
-                yield sku, "a change overlooked another one", [before, after]
 
 
 def stock_is_answered_alike(seen: Evidence) -> Iterator[Problem]:
@@ -225,7 +216,6 @@ CHECKS: tuple[Check, ...] = (
         refusals_have_no_effect,
         cards_that_never_pay_buy_nothing,
         an_order_has_one_payment,
-        every_change_of_stock_starts_from_the_last,
     ),
     *(stock_is_answered_alike, cancellations_come_true),
     *(refunds_happen_once, direct_changes_of_stock_happen_once, units_add_up),

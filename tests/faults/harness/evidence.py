@@ -63,7 +63,6 @@ class Evidence:
     refunds: Mapping[str, list[Row]]
     stock: Mapping[str, int]
     payments: Mapping[str, list[Row]]
-    balances: Mapping[str, list[Row]]
     cancelled: frozenset[str]
 
     def orders_of(self, user_id: str) -> list[OrderRecord]:
@@ -99,17 +98,14 @@ def collect(
     for row in rows(urls["payment"], "SELECT * FROM refunds WHERE request_id IS NOT NULL"):
         refunds.setdefault(row["request_id"], []).append(row)
     ledger: dict[str, list[Row]] = {}
-    balances: dict[str, list[Row]] = {}
-    for row in rows(urls["inventory"], "SELECT * FROM stock_ledger ORDER BY ledger_id"):
-        if row["sku"] is not None:
-            balances.setdefault(row["sku"], []).append(row)
+    for row in rows(urls["inventory"], "SELECT * FROM stock_ledger WHERE kind <> 'create' ORDER BY ledger_id"):
         order = orders.get(row["request_id"].removesuffix(":deduct"))
         if order is None:
             ledger.setdefault(row["request_id"], []).append(row)
         elif row["sku"] is not None:
             order.held[row["sku"]] = order.held.get(row["sku"], 0) - row["delta"]
     stock = {row["sku"]: row["quantity"] for row in rows(urls["inventory"], "SELECT * FROM inventory")}
-    return Evidence(operations, stocked, orders, ledger, refunds, stock, payments, balances, frozenset(cancelled))
+    return Evidence(operations, stocked, orders, ledger, refunds, stock, payments, frozenset(cancelled))
 
 
 def rows(url: str, sql: str) -> list[Row]:

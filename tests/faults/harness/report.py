@@ -13,6 +13,8 @@ from vv.folder import write_whole
 
 BEGIN = "<!-- Written by the fault harness, --write: begin -->"
 END = "<!-- Written by the fault harness, --write: end -->"
+TRIALS_BEGIN = "<!-- Written by the fault harness, --mutations --write: begin -->"
+TRIALS_END = "<!-- Written by the fault harness, --mutations --write: end -->"
 # Violations of a kind that are shown, and characters of a row; all of them are in the result of the run.
 _SHOWN = 3
 _ROW = 600
@@ -84,20 +86,40 @@ def verdict(trial: Trial) -> str:
     return f"{verdict}: {trial.mutation.name}, in {orders} orders; {why}"
 
 
-def write(page: Path, results: Sequence[Result], command: str, more: str = "") -> None:
-    """Put the report into the page, between its markers. Raises ValueError when it has none."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} has no place for the report; put these two lines into it: {BEGIN} and {END}")
-    text = "\n\n".join(part for part in (f"```\n{command}\n```", markdown(results), more) if part)
-    write_whole(page, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", mode=0o644)
-
-
-def markdown(results: Sequence[Result]) -> str:
-    """The report as it is in the page."""
+def write(page: Path, results: Sequence[Result], command: str) -> None:
+    """Put the report into the page. Raises ValueError when it has no place for it."""
     found = grid(("", ""), summary(results))
-    return f"{found}\n\n{grid(_FAULT_COLUMNS, faults(results))}"
+    _put(page, BEGIN, END, f"```\n{command}\n```\n\n{found}\n\n{grid(_FAULT_COLUMNS, faults(results))}")
+
+
+def write_trials(page: Path, trials: Sequence[Trial], command: str) -> None:
+    """Put the table of mutations into the page. Raises ValueError when it has no place for it."""
+    rows = [(trial.mutation.name, trial.mutation.needed_because, _noticed(trial)) for trial in trials]
+    table = grid(("without", "what goes wrong", "noticed"), rows)
+    _put(page, TRIALS_BEGIN, TRIALS_END, f"```\n{command}\n```\n\n{caught(trials)}\n\n{table}")
+
+
+def caught(trials: Sequence[Trial]) -> str:
+    """How many of the mutations were caught, and how many no run can notice."""
+    missed = [trial for trial in trials if not trial.is_caught]
+    known = sum(trial.is_as_expected for trial in missed)
+    others = f"of the others no run can notice {known}, and {len(missed) - known} should have been caught"
+    return f"Mutations caught: {len(trials) - len(missed)} of {len(trials)} tried; {others}."
+
+
+def _noticed(trial: Trial) -> str:
+    kinds = Counter(one.invariant for one in trial.runs[-1].violations)
+    if trial.is_caught:
+        return ", ".join(f"`{kind}`" for kind, _ in kinds.most_common(2))
+    return f"no: {trial.mutation.unnoticed_because or 'although it should be'}"
+
+
+def _put(page: Path, begin: str, end: str, text: str) -> None:
+    before, first, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise ValueError(f"{page} has no place for the report; put these two lines into it: {begin} and {end}")
+    write_whole(page, f"{before}{begin}\n\n{text}\n\n{end}{after}", mode=0o644)
 
 
 def grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -21,7 +21,13 @@ from tests.faults.harness.history import History
 from tests.faults.harness.nemesis import NONE, Nemesis
 from tests.faults.harness.plan import Plan
 from tests.faults.harness.result import Result
-from tests.faults.harness.settle import ENDS_WITHIN_S, everybody_is_served, everything_ends, nothing_is_held
+from tests.faults.harness.settle import (
+    ENDS_WITHIN_S,
+    everybody_is_served,
+    everything_ends,
+    nobody_waited_in_a_circle,
+    nothing_is_held,
+)
 from tests.faults.harness.shop import PROFILES, Shop
 from tests.faults.harness.violation import Violation
 from vv.audit import audit
@@ -31,6 +37,8 @@ from vv.errors import Unavailable
 
 # Between two audits of the running stack.
 _AUDITS_EVERY_S = 6.0
+# Faults that lock rows of the inventory themselves.
+_LOCKING = {"deadlocks", "rows-locked-inventory"}
 Say = Callable[[str], None]
 
 
@@ -57,6 +65,7 @@ class Run:
         self._nemesis = Nemesis(cluster, faults_of(plan, cluster), plan.seed)
         self._urls = embedded(cluster.mariadb).migration_urls
         self._result = Result(plan.seed, plan.command)
+        self._began = time.monotonic()
 
     async def play(self) -> Result:
         await self._stock_up()
@@ -110,6 +119,8 @@ class Run:
         await everything_ends(self._cluster.database_urls, time.time())
         services = {name: self._cluster.direct_url(name) for name in SERVICES}
         self._blame(await nothing_is_held(services, self._urls["order"]))
+        if not {stroke.fault for stroke in self._nemesis.strokes} & _LOCKING:
+            self._blame(await nobody_waited_in_a_circle(services["inventory"]))
 
     async def _judge(self, last_fault_at: float) -> None:
         operations = self._history.operations
@@ -123,8 +134,13 @@ class Run:
         result.unknown = checks.unknown_resolved(seen)
         result.inflicted = Counter(stroke.fault for stroke in self._nemesis.strokes)
         result.hit, result.hits = self._nemesis.hit, self._nemesis.hits
-        result.unfinished_s = [took for order in seen.orders.values() for took in unfinished_s(order, FINAL)]
-        result.recovered_s = recovered_s(seen, last_fault_at)
+        spans = [took for order in seen.orders.values() for took in unfinished_s(order, FINAL)]
+        result.unfinished_s = [took for took in spans if self._is_true(took)]
+        result.recovered_s = [took for took in recovered_s(seen, last_fault_at) if self._is_true(took)]
+
+    def _is_true(self, took_s: float) -> bool:
+        """Whether it is no hour that the database's clock was set forward or back by."""
+        return 0 <= took_s <= time.monotonic() - self._began
 
     async def _audit(self, when: str = "", *, quiesced: bool) -> list[Violation]:
         gateway_url = self._cluster.gateway_url
