@@ -41,7 +41,7 @@ class ServiceSettings(BaseSettings):
     )
 
     max_batch: int = Field(
-        64, ge=1, le=BATCH_MAX, description="items that share a transaction or call at the most; 1 switches that off"
+        256, ge=1, le=BATCH_MAX, description="items that share a transaction or call at the most; 1 switches that off"
     )
     batches_in_flight_max: int = Field(1, ge=1, description="batches of one kind on their way at once")
     batch_gather_s: float = Field(
@@ -52,7 +52,7 @@ class ServiceSettings(BaseSettings):
     )
 
     requests_in_flight_max: int = Field(
-        2_000, ge=1, description="requests answered at once; one more gets 503 and `Retry-After`"
+        1_200, ge=1, description="requests answered at once; one more gets 503 and `Retry-After`"
     )
     drain_delay_s: float = Field(
         0.5, ge=0, description="seconds between a failing `/readyz` and closing the port after SIGTERM"

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer: when the request was due, and how long after that the answer came, in seconds; status 0 if it broke."""
+    """An answer: when the request was due, and how many seconds later the answer came; status 0 if it broke."""
 
     due: float
     seconds: float
@@ -66,7 +66,7 @@ class Load:
 
     def __init__(self, url: str, path: str, body: Callable[[int], Mapping[str, Any]]) -> None:
         parts = urlsplit(url)
-        self._host, self._port = str(parts.hostname), parts.port
+        self._host, self._port = str(parts.hostname), parts.port or 80
         self._head = f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
         self._body = body
         self._sent = 0
