@@ -33,6 +33,8 @@ def main(service: str, settings_class: type[S], make_app: Callable[[S], web.Appl
     settings = read_settings(settings_class, **({"workers": flags.workers} if flags.workers is not None else {}))
     worker: int | None = flags.worker_number
     configure_logging(service, settings.log_level, worker)
+    for doubt in settings.doubts if worker is None else ():
+        log.warning("setting_in_doubt", problem=doubt)
     if settings.workers > 1 and worker is None:
         raise SystemExit(supervise(settings))
     if worker is not None:

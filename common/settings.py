@@ -59,11 +59,28 @@ class ServiceSettings(BaseSettings):
     )
     drain_timeout_s: float = Field(20.0, ge=0, description="seconds that running requests get to finish after SIGTERM")
 
+    @property
+    def doubts(self) -> list[str]:
+        """What is allowed, and seldom meant: a sentence each."""
+        return []
+
     @field_validator("database_url")
     @classmethod
     def _can_be_read(cls, url: SecretStr) -> SecretStr:
         parse_database_url(url.get_secret_value())
         return url
+
+
+def lease_in_doubt(settings: ServiceSettings, lease: str, timeout: str) -> str | None:
+    """A sentence, if a driver who waits for two calls as long as they may take has lost his lease by then."""
+    lease_s, timeout_s = getattr(settings, lease), getattr(settings, timeout)
+    if lease_s > 2 * timeout_s:
+        return None
+    variables = [f"{settings.model_config.get('env_prefix', '')}{name}".upper() for name in (lease, timeout)]
+    return (
+        f"{variables[0]} ({lease_s:g}) is not longer than two times {variables[1]} ({timeout_s:g}): recovery "
+        "takes over what is slow while its driver is still at work, and both do the same; raise one or lower the other."
+    )
 
 
 def read_settings(settings_class: type[S], **given: Any) -> S:
