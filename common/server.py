@@ -33,8 +33,6 @@ def main(service: str, settings_class: type[S], make_app: Callable[[S], web.Appl
     settings = read_settings(settings_class, **({"workers": flags.workers} if flags.workers is not None else {}))
     worker: int | None = flags.worker_number
     configure_logging(service, settings.log_level, worker)
-    for doubt in settings.doubts if worker is None else ():
-        log.warning("setting_in_doubt", problem=doubt)
     if settings.workers > 1 and worker is None:
         raise SystemExit(supervise(settings))
     if worker is not None:
@@ -81,6 +79,8 @@ async def _serve(app: web.Application, settings: ServiceSettings, *, is_worker: 
         except OSError as error:
             refuse_port(settings, error)
         log.info("started", host=settings.host, port=settings.port)
+        for doubt in settings.doubts:
+            log.warning("setting_in_doubt", problem=doubt)
         await stopped.wait()
         log.info("draining")
         app[DRAINING].set()
@@ -121,18 +121,21 @@ def _stop_with_the_supervisor(stopped: asyncio.Event) -> None:
 class _RequestHandler(web.RequestHandler):
     """aiohttp's connection handler, with problem documents also for bytes that are not a request, and with a door."""
 
-    __slots__ = ("_app", "_is_partial")
+    __slots__ = ("_door", "_draining", "_is_partial")
 
     def __init__(self, *args: Any, app: web.Application, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._app = app
+        # The floor of the benchmark has none.
+        self._door = app.get(DOOR)
+        self._draining = app[DRAINING]
         # Whether the parser holds the beginning of a request.
         self._is_partial = False
 
     def data_received(self, data: bytes) -> None:
         was_idle = self._is_waiting()
-        if was_idle and not self._is_partial and self._app[DOOR].is_full and not self._app[DRAINING].is_set():
-            reply = self._app[DOOR].refuse(data)
+        door = self._door
+        if was_idle and not self._is_partial and door is not None and door.is_full and not self._draining.is_set():
+            reply = door.refuse(data)
             if reply is not None:
                 assert self.transport is not None
                 self.transport.write(reply)
