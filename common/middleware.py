@@ -15,13 +15,14 @@ from prometheus_client import Counter, Histogram
 from uuid_utils import uuid7
 
 from common import context, errors
+from common.door import Door
 from common.telemetry import Metrics, log
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _FROM_AIOHTTP = {404: errors.RouteNotFound, 405: errors.MethodNotAllowed, 413: errors.PayloadTooLarge}
 # Asked for every few seconds by probes and scrapers; a line for each would bury the rest.
-_UNLOGGED = {"/livez", "/readyz", "/health", "/metrics"}
+UNLOGGED = {"/livez", "/readyz", "/health", "/metrics"}
 # Up to eleven days; what is longer is no deadline.
 _MILLISECONDS = re.compile(r"[0-9]{1,9}")
 
@@ -52,7 +53,7 @@ def observe(metrics: Metrics, draining: asyncio.Event) -> Middleware:
         response.headers[context.REQUEST_ID_HEADER] = request_id
         if draining.is_set():
             response.force_close()
-        if route not in _UNLOGGED:
+        if route not in UNLOGGED:
             log.info(
                 "request",
                 method=method,
@@ -111,24 +112,22 @@ def problem_response(error: errors.ServiceError, headers: dict[str, str] | None 
     )
 
 
-def limit_in_flight(at_most: int) -> Middleware:
-    """Refuse quickly what could only queue, and what nobody waits for any more."""
-    in_flight = 0
+def limit_in_flight(door: Door) -> Middleware:
+    """Refuse what could only queue, as far as the door has not done so already, and what nobody waits for any more."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        nonlocal in_flight
-        if request.path in _UNLOGGED:
+        if request.path in UNLOGGED:
             return await handler(request)
-        if in_flight >= at_most:
-            raise errors.Overloaded(f"{at_most} requests are being answered already.", retry_after_s=1)
+        if door.is_full:
+            raise door.refusal()
         if context.seconds_left(1) == 0:
             raise errors.DeadlineExceeded("The deadline had passed when the request arrived.")
-        in_flight += 1
+        door.in_flight += 1
         try:
             return await handler(request)
         finally:
-            in_flight -= 1
+            door.in_flight -= 1
 
     return middleware
 

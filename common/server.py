@@ -18,7 +18,7 @@ from common import worker_metrics
 from common.middleware import malformed_http
 from common.settings import S, ServiceSettings, read_settings, refuse_port
 from common.telemetry import configure_logging, log
-from common.web import DRAINING
+from common.web import DOOR, DRAINING
 from common.workers import NUMBER_FLAG, supervise
 
 # Longer than the keep-alive of usual proxies (60 s), which must be the side that closes.
@@ -79,6 +79,8 @@ async def _serve(app: web.Application, settings: ServiceSettings, *, is_worker: 
         except OSError as error:
             refuse_port(settings, error)
         log.info("started", host=settings.host, port=settings.port)
+        for doubt in settings.doubts:
+            log.warning("setting_in_doubt", problem=doubt)
         await stopped.wait()
         log.info("draining")
         app[DRAINING].set()
@@ -117,9 +119,35 @@ def _stop_with_the_supervisor(stopped: asyncio.Event) -> None:
 
 
 class _RequestHandler(web.RequestHandler):
-    """aiohttp's connection handler, with problem documents also for bytes that are not a request."""
+    """aiohttp's connection handler, with problem documents also for bytes that are not a request, and with a door."""
 
-    __slots__ = ()
+    __slots__ = ("_door", "_draining", "_is_partial")
+
+    def __init__(self, *args: Any, app: web.Application, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The floor of the benchmark has none.
+        self._door = app.get(DOOR)
+        self._draining = app[DRAINING]
+        # Whether the parser holds the beginning of a request.
+        self._is_partial = False
+
+    def data_received(self, data: bytes) -> None:
+        was_idle = self._is_waiting()
+        door = self._door
+        if was_idle and not self._is_partial and door is not None and door.is_full and not self._draining.is_set():
+            reply = door.refuse(data)
+            if reply is not None:
+                assert self.transport is not None
+                self.transport.write(reply)
+                self._next_keepalive_close_time = self._loop.time() + _KEEPALIVE_S
+                return
+        super().data_received(data)
+        # Behind a request that is being answered the next one may have begun.
+        self._is_partial = not was_idle or self._is_waiting()
+
+    def _is_waiting(self) -> bool:
+        """Whether aiohttp waits for a request that has not come yet, or not as a whole."""
+        return self._waiter is not None and not self._waiter.done()
 
     def handle_error(
         self,
@@ -141,8 +169,10 @@ class _RequestHandler(web.RequestHandler):
 
 
 class _Server(web.Server):
+    app: web.Application
+
     def __call__(self) -> web.RequestHandler:
-        return _RequestHandler(self, loop=self._loop, **self._kwargs)
+        return _RequestHandler(self, loop=self._loop, app=self.app, **self._kwargs)
 
 
 class _Runner(web.AppRunner):
@@ -150,6 +180,8 @@ class _Runner(web.AppRunner):
         server = await super()._make_server()
         # aiohttp has no option for the class of its connection handlers.
         server.__class__ = _Server
+        assert isinstance(server, _Server)
+        server.app = self.app
         return server
 
 

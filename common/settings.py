@@ -44,7 +44,7 @@ class ServiceSettings(BaseSettings):
     )
 
     max_batch: int = Field(
-        64, ge=1, le=BATCH_MAX, description="items that share a transaction or call at the most; 1 switches that off"
+        256, ge=1, le=BATCH_MAX, description="items that share a transaction or call at the most; 1 switches that off"
     )
     batches_in_flight_max: int = Field(1, ge=1, description="batches of one kind on their way at once")
     batch_gather_s: float = Field(
@@ -55,18 +55,35 @@ class ServiceSettings(BaseSettings):
     )
 
     requests_in_flight_max: int = Field(
-        2_000, ge=1, description="requests answered at once; one more gets 503 and `Retry-After`"
+        1_200, ge=1, description="requests answered at once; one more gets 503 and `Retry-After`"
     )
     drain_delay_s: float = Field(
         0.5, ge=0, description="seconds between a failing `/readyz` and closing the port after SIGTERM"
     )
     drain_timeout_s: float = Field(20.0, ge=0, description="seconds that running requests get to finish after SIGTERM")
 
+    @property
+    def doubts(self) -> list[str]:
+        """What is allowed, and seldom meant: a sentence each."""
+        return []
+
     @field_validator("database_url")
     @classmethod
     def _can_be_read(cls, url: SecretStr) -> SecretStr:
         parse_database_url(url.get_secret_value())
         return url
+
+
+def lease_in_doubt(settings: ServiceSettings, lease: str, timeout: str) -> str | None:
+    """A sentence, if a driver who waits for two calls as long as they may take has lost his lease by then."""
+    lease_s, timeout_s = getattr(settings, lease), getattr(settings, timeout)
+    if lease_s > 2 * timeout_s:
+        return None
+    variables = [f"{settings.model_config.get('env_prefix', '')}{name}".upper() for name in (lease, timeout)]
+    return (
+        f"{variables[0]} ({lease_s:g}) is not longer than two times {variables[1]} ({timeout_s:g}): recovery "
+        "takes over what is slow while its driver is still at work, and both do the same; raise one or lower the other."
+    )
 
 
 def read_settings(settings_class: type[S], **given: Any) -> S:

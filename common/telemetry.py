@@ -1,5 +1,6 @@
 """JSON log lines (structlog) and Prometheus metrics, the same in the three services."""
 
+import asyncio
 import json
 import logging
 import sys
@@ -113,6 +114,7 @@ class Metrics:
         held = partial(gauge, multiprocess_mode="livesum")
         self.in_flight = held("vv_http_requests_in_flight", "Requests being answered now")
         self.pool_in_use = held("vv_db_pool_connections_in_use", "Database connections taken from the pool")
+        self._tasks = held("vv_asyncio_tasks", "Tasks of the event loop when this was asked for")
         self.pool_wait = Histogram(
             "vv_db_pool_wait_seconds",
             "Time spent waiting for a database connection",
@@ -156,4 +158,6 @@ class Metrics:
             histogram.observe(time.perf_counter() - started)
 
     def exposition(self) -> bytes:
+        """What ``/metrics`` answers; asked for within the event loop."""
+        self._tasks.set(len(asyncio.all_tasks()))
         return generate_latest(self.registry) if self._workers == 1 else worker_metrics.exposition_of_all()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from common import errors, middleware, openapi
 from common.contracts.base import Outcome, Outcomes, Problem, View
+from common.door import Door
 from common.errors import ServiceError, invalid_field, invalid_request
 from common.telemetry import METRICS_CONTENT_TYPE, Metrics
 
@@ -25,6 +26,7 @@ Q = TypeVar("Q")
 H = TypeVar("H")
 
 Readiness = Callable[[], Awaitable[str | None]]
+DOOR = web.AppKey("door", Door)
 DRAINING = web.AppKey("draining", asyncio.Event)
 METRICS = web.AppKey("metrics", Metrics)
 
@@ -102,15 +104,18 @@ def make_app(
     opens on start what the use cases need, and closes it after the last request.
     """
     draining = asyncio.Event()
+    paths = {route.path for route in routes}
+    door = Door(requests_in_flight_max, metrics, open_to_all=middleware.UNLOGGED, known=paths)
     app = web.Application(
         middlewares=[
             middleware.observe(metrics, draining),
             middleware.answer_errors,
-            middleware.limit_in_flight(requests_in_flight_max),
+            middleware.limit_in_flight(door),
         ],
         client_max_size=BATCH_BODY_BYTES_MAX,
     )
     app[DRAINING] = draining
+    app[DOOR] = door
     app[METRICS] = metrics
     for route in routes:
         app.router.add_route(route.method, route.path, _as_aiohttp_handler(route))

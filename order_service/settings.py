@@ -3,7 +3,7 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import BASE_URL, ServiceSettings
+from common.settings import BASE_URL, ServiceSettings, lease_in_doubt
 
 
 class Settings(ServiceSettings):
@@ -38,3 +38,8 @@ class Settings(ServiceSettings):
     )
     retry_most_s: float = Field(30.0, gt=0, description="seconds between two attempts at the most")
     crash_point: str | None = Field(None, description="for tests: the named point at which the process kills itself")
+
+    @property
+    def doubts(self) -> list[str]:
+        doubt = lease_in_doubt(self, "lease_s", "call_timeout_s")
+        return [] if doubt is None else [doubt]

@@ -3,7 +3,7 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import BASE_URL, ServiceSettings
+from common.settings import BASE_URL, ServiceSettings, lease_in_doubt
 
 
 class Settings(ServiceSettings):
@@ -44,3 +44,8 @@ class Settings(ServiceSettings):
         3, ge=1, description="answers of the gateway that it does not know a charge until its key is cancelled"
     )
     crash_point: str | None = Field(None, description="for tests: the named point at which the process kills itself")
+
+    @property
+    def doubts(self) -> list[str]:
+        doubt = lease_in_doubt(self, "lease_s", "gateway_timeout_s")
+        return [] if doubt is None else [doubt]
