@@ -9,7 +9,7 @@ from typing import Any
 from common.contracts.inventory import LedgerKind
 from common.database import Database
 from common.transaction import Row
-from vv.audit_reading import Page, chunks, fetch, pages_of
+from vv.audit_reading import PAGE, Page, chunks, fetch, pages_of
 from vv.audit_rows import RequestFacts, StockFacts
 
 # The request ids of rows without a delta that say: what is above was looked at and put right.
@@ -69,12 +69,12 @@ class StockBooks:
                 yield Page(await self._read_requests(chunk), 0)
             return
         first, last = await self.ledger_range()
-        for after in range(first, last, _LEDGER_PAGE):
-            until = min(after + _LEDGER_PAGE, last)
+        for after in range(first, last, PAGE):
+            until = min(after + PAGE, last)
             rows = await fetch(
                 self.inventory,
-                "SELECT request_id, order_id, kind FROM stock_ledger WHERE ledger_id > %s AND ledger_id <= %s "
-                "AND delta <> 0 AND (order_id IS NOT NULL OR kind = %s)",
+                "SELECT request_id, order_id, kind FROM stock_ledger FORCE INDEX (PRIMARY) "
+                "WHERE ledger_id > %s AND ledger_id <= %s AND delta <> 0 AND (order_id IS NOT NULL OR kind = %s)",
                 [after, until, LedgerKind.ROLLBACK],
             )
             existing = await self._existing({order_id for _, order_id, _ in rows if order_id})
@@ -105,8 +105,8 @@ class StockBooks:
     async def _read_requests(self, request_ids: Collection[str]) -> list[RequestFacts]:
         rows = await fetch(
             self.inventory,
-            "SELECT request_id, order_id, kind, sku, delta FROM stock_ledger WHERE request_id IN %s AND kind IN %s "
-            "AND sku IS NOT NULL ORDER BY request_id, kind, line",
+            "SELECT request_id, order_id, kind, sku, delta FROM stock_ledger FORCE INDEX (once_per_request) "
+            "WHERE request_id IN %s AND kind IN %s AND sku IS NOT NULL ORDER BY request_id, kind, line",
             [list(request_ids) or [""], [LedgerKind.DEDUCT, LedgerKind.ROLLBACK]],
         )
         existing = await self._existing({order_id for _, order_id, *_ in rows if order_id})
@@ -120,7 +120,7 @@ class StockBooks:
         return list(facts.values())
 
     async def _existing(self, order_ids: Collection[str]) -> set[str]:
-        statement = partial(fetch, self.order, "SELECT order_id FROM orders WHERE order_id IN %s")
+        statement = partial(fetch, self.order, "SELECT order_id FROM orders FORCE INDEX (PRIMARY) WHERE order_id IN %s")
         return {row[0] for row in await statement([list(order_ids) or [""]])}
 
 

@@ -173,7 +173,7 @@ class TestFinding:
         self, forger: Forger, forged: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """With pages of two rows everything is seen, and once only."""
-        for module in ("audit_reading", "audit_gateway", "audit_facts"):
+        for module in ("audit_reading", "audit_gateway", "audit_facts", "audit_stock"):
             monkeypatch.setattr(f"vv.{module}.PAGE", 2)
         monkeypatch.setattr("vv.audit_stock._LEDGER_PAGE", 2)
         for _ in range(4):

@@ -9,6 +9,7 @@ import pytest
 from common.errors import ERRORS_BY_CODE
 from tests.route_tables import ROUTES
 from vv.__main__ import main
+from vv.audit import NAMES, QUIESCED_NAMES
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("order", "inventory", "payment")
@@ -49,3 +50,9 @@ def test_every_command(docs: str) -> None:
         for sub_name, sub in command.commands.items() if isinstance(command, click.Group) else ():
             assert sub_name in docs, f"vv {name} {sub_name}"
             assert sub.help
+
+
+def test_every_invariant() -> None:
+    """Each invariant of the audit has a line in its page."""
+    lines = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8").splitlines()
+    assert [line.split("`")[1] for line in lines if line.startswith("| `")] == NAMES + QUIESCED_NAMES
