@@ -132,7 +132,18 @@ def refunds_happen_once(seen: Evidence) -> Iterator[Problem]:
         asked = (operations[0].body or {})["amount"]
         expected = _possible([asked], [], operations)
         if made not in expected:
-            yield request_id, f"refunds {made}, expected one of {expected}", [*operations, *seen.refunds[request_id]]
+            yield (
+                request_id,
+                f"refunds {made}, expected one of {expected}",
+                [*operations, *seen.refunds.get(request_id, ())],
+            )
+
+
+def nobody_refunds_by_himself(seen: Evidence) -> Iterator[Problem]:
+    asked = by_subject(seen.operations, Kind.REFUND)
+    for request_id, refunds in seen.refunds.items():
+        if request_id not in asked:
+            yield request_id, "is a refund that no buyer asked for", refunds
 
 
 def direct_changes_of_stock_happen_once(seen: Evidence) -> Iterator[Problem]:
@@ -218,7 +229,7 @@ CHECKS: tuple[Check, ...] = (
         an_order_has_one_payment,
     ),
     *(stock_is_answered_alike, cancellations_come_true),
-    *(refunds_happen_once, direct_changes_of_stock_happen_once, units_add_up),
+    *(refunds_happen_once, nobody_refunds_by_himself, direct_changes_of_stock_happen_once, units_add_up),
     *(reads_never_contradict, timelines_only_grow, replies_are_documented),
 )
 

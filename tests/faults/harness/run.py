@@ -25,7 +25,6 @@ from tests.faults.harness.settle import (
     ENDS_WITHIN_S,
     everybody_is_served,
     everything_ends,
-    nobody_waited_in_a_circle,
     nothing_is_held,
 )
 from tests.faults.harness.shop import PROFILES, Shop
@@ -37,8 +36,6 @@ from vv.errors import Unavailable
 
 # Between two audits of the running stack.
 _AUDITS_EVERY_S = 6.0
-# Faults that lock rows of the inventory themselves.
-_LOCKING = {"deadlocks", "rows-locked-inventory"}
 Say = Callable[[str], None]
 
 
@@ -119,8 +116,6 @@ class Run:
         await everything_ends(self._cluster.database_urls, time.time())
         services = {name: self._cluster.direct_url(name) for name in SERVICES}
         self._blame(await nothing_is_held(services, self._urls["order"]))
-        if not {stroke.fault for stroke in self._nemesis.strokes} & _LOCKING:
-            self._blame(await nobody_waited_in_a_circle(services["inventory"]))
 
     async def _judge(self, last_fault_at: float) -> None:
         operations = self._history.operations

@@ -10,7 +10,6 @@ import aiohttp
 from tests.faults.harness.buyers import Counters
 from tests.faults.harness.evidence import Row, rows
 from tests.faults.harness.history import Kind
-from tests.faults.harness.metrics import total
 from tests.faults.harness.violation import Violation
 
 # Seconds after the last fault within which everything that was accepted must have ended.
@@ -80,13 +79,6 @@ async def nothing_is_held(services: Mapping[str, str], database_url: str) -> lis
                 Violation("nothing_is_held", name, "is busy with nothing", str(found)) for name, found in busy.items()
             ]
         await asyncio.sleep(0.05)
-
-
-async def nobody_waited_in_a_circle(inventory_url: str) -> list[Violation]:
-    """Carts lock their SKUs in one order: none is a victim of a deadlock (error 1213) unless somebody forces it."""
-    count = await total(inventory_url, "vv_db_transaction_retries_total", lambda labels: labels["errno"] == "1213")
-    problem = f"{count} transactions were victims of deadlocks"
-    return [Violation("nobody_waited_in_a_circle", "inventory", problem, "")] if count else []
 
 
 async def _busy(url: str) -> list[str]:
