@@ -15,6 +15,9 @@ from common.telemetry import Metrics, log
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# Of fewer items each half would cost almost as much as the whole.
+_WORTH_HALVING = 16
+
 RunBatch = Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]]
 
 
@@ -64,9 +67,9 @@ class Batcher(Generic[Item, Result]):
 
     ``run`` takes a list and gives one outcome an item, in order; an outcome that is an exception is raised to the
     caller of that item. While nothing is in flight items wait only as long as each turn of the event loop brings
-    further ones. While something is, they gather until they are as many as are in flight (few large batches cost less
-    than many small ones), or a full batch, or ``batch_gather_s`` seconds have passed; and until fewer than
-    ``in_flight_max`` batches are in flight.
+    further ones, and many begin as two batches. While something is, they gather until they are as many as are in flight
+    (few large batches cost less than many small ones), or a full batch, or ``batch_gather_s`` seconds have passed; and
+    until fewer than ``in_flight_max`` batches are in flight.
 
     As long as items come one at a time, each runs in its caller's own task; with ``max_batch=1`` all do.
     """
@@ -136,10 +139,17 @@ class Batcher(Generic[Item, Result]):
             if wait_s is not None:
                 self._look_again_in(wait_s)
                 return
-            batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._settings.max_batch))]
+            batch = [self._queue.popleft() for _ in range(self._size_of_next())]
             # Deadline, request id and trace of one caller are not the others'; who is alone keeps his own.
             context = batch[0].context if len(batch) == 1 else contextvars.Context()
             self._begin(asyncio.get_running_loop().create_task(self._run_batch(batch), context=context), len(batch))
+
+    def _size_of_next(self) -> int:
+        count = len(self._queue)
+        if not self._running and self._in_flight_max > 1 and count >= _WORTH_HALVING:
+            # Two batches take turns: while one is with the database the event loop prepares the other.
+            count = (count + 1) // 2
+        return min(count, self._settings.max_batch)
 
     def _wait_s(self) -> float | None:
         """Seconds until a batch of what has gathered may be due; ``None`` if it is now, 0 for the loop's next turn."""

@@ -309,3 +309,14 @@ async def test_drain_waits_also_for_items_that_gather(make: Callable[..., Batche
     await batcher.drain()
     assert journal.batches == [[1, 2], [3]]
     assert [*await ahead, await waiting] == [10, 20, 30]
+
+
+async def test_a_large_burst_begins_as_two_batches(make: Callable[..., Batcher[int, int]], journal: Journal) -> None:
+    """Where two may be in flight, one is prepared while the other is at the database."""
+    journal.gate.clear()
+    batcher = make(max_batch=64, batches_in_flight_max=2, batch_gather_s=60)
+    outcomes = asyncio.create_task(submit(batcher, *range(1, 33)))
+    await asyncio.sleep(0.01)
+    assert journal.batches == [[*range(1, 17)], [*range(17, 33)]]
+    journal.gate.set()
+    assert len(await outcomes) == 32
