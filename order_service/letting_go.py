@@ -29,8 +29,9 @@ class LettingGo:
     async def of(self, order: OrderRow, why: Exception) -> OrderRow:
         """Leave an order to somebody else: who moved it meanwhile, or recovery. The order as far as it is known."""
         if isinstance(why, LostRace):
-            return await self._orders.get(order.order_id)
-        if isinstance(why, StillUnknown):
+            with contextlib.suppress(ServiceError):
+                return await self._orders.get(order.order_id)
+        elif isinstance(why, StillUnknown):
             await self._postpone(order, why)
         else:
             # Our own database: the lease runs out and recovery goes on.

@@ -1,5 +1,6 @@
 """The purchase: orders are accepted, reserved and charged together, and what became of them is written together."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
@@ -115,14 +116,21 @@ class Purchases:
             self._reached("charged")
         moved = iter(await run_in_halves(self._orders.move, moves))
         left = [decision if isinstance(decision, StillUnknown) else next(moved) for decision in decisions]
-        return {order.order_id: await self._begun(order, outcome) for order, outcome in zip(orders, left, strict=True)}
+        outcomes = list(zip(orders, left, strict=True))
+        begun = [_moved(outcome) for _, outcome in outcomes if isinstance(outcome, OrderRow)]
+        failures = [self._let_go_of(order, outcome) for order, outcome in outcomes if isinstance(outcome, Exception)]
+        begun += await asyncio.gather(*failures)
+        return {one.order.order_id: one for one in begun}
 
-    async def _begun(self, order: OrderRow, outcome: OrderRow | Exception) -> Begun:
-        if isinstance(outcome, StillUnknown) and isinstance(outcome.error, StockLocked):
+    async def _let_go_of(self, order: OrderRow, why: Exception) -> Begun:
+        if isinstance(why, StillUnknown) and isinstance(why.error, StockLocked):
+            # Its group could not wait; it can.
             return Begun(order, goes_on=True)
-        if isinstance(outcome, Exception):
-            return Begun(await self._let_go.of(order, outcome), goes_on=False)
-        return Begun(outcome, goes_on=outcome.status not in domain.FINAL)
+        return Begun(await self._let_go.of(order, why), goes_on=False)
+
+
+def _moved(order: OrderRow) -> Begun:
+    return Begun(order, goes_on=order.status not in domain.FINAL)
 
 
 async def _each(
