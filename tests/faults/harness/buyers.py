@@ -14,7 +14,7 @@ from tests.faults.harness.history import History, Kind, Operation
 from tests.faults.harness.shop import Shop
 
 # Longer than a healthy checkout takes, shorter than some faults last, so that both kinds of ends are seen.
-_TIMEOUT = aiohttp.ClientTimeout(total=5)
+_PATIENCE_S = 5.0
 _TRIES = 8
 _CLOSES_WITHIN_S = 15.0
 
@@ -34,13 +34,15 @@ class Counters:
         path: str,
         body: Mapping[str, Any] | None = None,
         key: str | None = None,
+        timeout_s: float = _PATIENCE_S,
     ) -> Operation:
-        """Send a request once and wait for what comes of it."""
+        """Send a request once and wait for what comes of it, ``timeout_s`` seconds at the most."""
         operation = self.history.begin(kind, subject, method, path, body, key)
         headers = {"Idempotency-Key": key} if key else {}
         session = self._sessions[path.split("?")[0].split("/")[1]]
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
-            async with session.request(method, path, json=body, headers=headers) as reply:
+            async with session.request(method, path, json=body, headers=headers, timeout=timeout) as reply:
                 told = await reply.json(content_type=None)
                 self.history.end(operation, reply.status, told if isinstance(told, dict) else {"value": told})
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
@@ -52,10 +54,7 @@ class Counters:
 async def open_counters(history: History, order: str, inventory: str, payment: str) -> AsyncIterator[Counters]:
     """Connections to the services at these URLs."""
     urls = {"orders": order, "inventory": inventory, "payments": payment}
-    sessions = {
-        path: aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0), timeout=_TIMEOUT)
-        for path, url in urls.items()
-    }
+    sessions = {path: aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0)) for path, url in urls.items()}
     try:
         yield Counters(history, sessions)
     finally:

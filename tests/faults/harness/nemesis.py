@@ -76,7 +76,9 @@ class Nemesis:
             # Of mixed faults one may keep the other from being made.
             hits = 0
         except AssertionError as error:
-            self._violations.append(Violation("the_stack_comes_back", fault.name, str(error), dice))
+            # With others about it may be they that keep it from coming back; then its turn is when all is healed.
+            if len(self._under_way) == 1:
+                self._violations.append(Violation("the_stack_comes_back", fault.name, str(error), dice))
         finally:
             self._under_way.discard(fault.name)
         self.strokes.append(Stroke(fault.name, began_at, time.time(), hits))

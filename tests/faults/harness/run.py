@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections import Counter
@@ -139,7 +140,9 @@ class Run:
 
     async def _audit(self, when: str = "", *, quiesced: bool) -> list[Violation]:
         gateway_url = self._cluster.gateway_url
-        async with open_books(self._urls, gateway_url=gateway_url, overdue_s=ENDS_WITHIN_S) as books:
+        # Faults may keep everybody from taking up what is left for as long as they go on.
+        overdue_s = ENDS_WITHIN_S if quiesced else math.inf
+        async with open_books(self._urls, gateway_url=gateway_url, overdue_s=overdue_s) as books:
             report = await audit(books, quiesced=quiesced)
         return [Violation(one.invariant, one.subject, when + one.problem, str(one.facts)) for one in report.violations]
 
