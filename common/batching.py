@@ -148,7 +148,7 @@ class Batcher(Generic[Item, Result]):
         count = len(self._queue)
         if not self._running and self._in_flight_max > 1 and count >= _WORTH_HALVING:
             # Two batches take turns: while one is with the database the event loop prepares the other.
-            count = (count + 1) // 2
+            count //= 2
         return min(count, self._settings.max_batch)
 
     def _wait_s(self) -> float | None:

@@ -1,6 +1,7 @@
 """The checkout: an order is driven from step to step, each decided before it is written."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -79,6 +80,7 @@ class Checkout:
 
         Raises IdempotencyMismatch and RequestInProgress.
         """
+        answer_by = self._answer_by()
         new = NewOrder.of(str(uuid7()), wanted, idempotency_key)
         begun = await self._batches.begin.submit(new)
         order = begun.order
@@ -87,7 +89,7 @@ class Checkout:
         if replayed:
             _check_replay(order, new)
         elif begun.goes_on:
-            order = await self._drive(order)
+            order = await self._drive(order, answer_by)
         events = await self._orders.events(order.order_id) if domain.may_have_failed(order) else []
         return Placed(order, domain.failure(order, events), replayed)
 
@@ -97,7 +99,8 @@ class Checkout:
         Raises OrderNotFound and InvalidTransition.
         """
         bind_orders(order_id)
-        return await self._drive(await self._orders.begin_cancel(order_id, asked))
+        answer_by = self._answer_by()
+        return await self._drive(await self._orders.begin_cancel(order_id, asked), answer_by)
 
     async def drain(self) -> None:
         """Wait for the orders that are being driven after their request was answered."""
@@ -105,12 +108,16 @@ class Checkout:
         while self._drivers:
             await asyncio.wait(self._drivers)
 
-    async def _drive(self, order: OrderRow) -> OrderRow:
+    def _answer_by(self) -> float:
+        """Until when the caller waits, by the monotonic clock."""
+        return time.monotonic() + context.seconds_left(self._timeout_s)
+
+    async def _drive(self, order: OrderRow, answer_by: float) -> OrderRow:
         """Advance the order while its caller waits; if that takes too long, go on without him."""
         driver = asyncio.create_task(self.advance(order))
         self._drivers.add(driver)
         driver.add_done_callback(self._drivers.discard)
-        await asyncio.wait([driver], timeout=context.seconds_left(self._timeout_s))
+        await asyncio.wait([driver], timeout=max(0.0, answer_by - time.monotonic()))
         return driver.result() if driver.done() else await self._orders.get(order.order_id)
 
     async def advance(self, order: OrderRow) -> OrderRow:
@@ -128,8 +135,7 @@ class Checkout:
         return order
 
     async def _purchase(self, order: OrderRow) -> Move:
-        [decision] = await self._purchases.decide([order])
-        return _or_raise(decision)
+        return _or_raise(await self._purchases.decide_alone(order))
 
     async def _charge(self, order: OrderRow) -> Move:
         """Wait for the charge of this order alone."""

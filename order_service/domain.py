@@ -185,7 +185,8 @@ class Move:
 
     def led_to(self, order: OrderRow) -> bool:
         """Whether the order is as this move leaves it. No other one has the same version, status and timeline."""
-        return order == replace(self.taken(order.updated_at), lines=order.lines, attempts=order.attempts)
+        taken = self.taken(order.updated_at)
+        return order == replace(taken, lines=order.lines, attempts=order.attempts, trace=order.trace)
 
     def taken(self, now: datetime) -> OrderRow:
         """The order as it is once the move was written."""

@@ -100,7 +100,9 @@ async def _accept_new(tx: Transaction, *, orders: Sequence[NewOrder], lease_s: f
     queries.insert_orders(tx, orders, lease_s, or_leave=True)
     found = await queries.get_orders(tx, [order.order_id for order in orders])
     written = {
-        order.order_id: replace(row, lines=order.lines) for order in orders if (row := found.get(order.order_id))
+        order.order_id: replace(row, lines=order.lines, trace=order.trace)
+        for order in orders
+        if (row := found.get(order.order_id))
     }
     outcomes = [written.get(order.order_id) or await _earlier(tx, order) for order in orders]
     _write_beginnings(tx, [order for order in orders if order.order_id in written])

@@ -32,6 +32,7 @@ NO_STOCK = (OutOfStock, SkuNotFound, StockRequestRolledBack, IdempotencyMismatch
 NO_MONEY = (PaymentDeclined, PaymentCancelled, IdempotencyMismatch)
 
 Decision: TypeAlias = Move | StillUnknown
+TakeStock: TypeAlias = Callable[[Sequence[DecreaseStock]], Awaitable[Sequence[StockChange | ServiceError]]]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -69,11 +70,21 @@ class Purchases:
         self._reached("created")
         # From here on all that is wanted of the callers' time is that they have an answer before it is over.
         context.set_deadline(self._timeout_s)
-        fresh = [order for item, order in zip(new, orders, strict=True) if order.order_id == item.order_id]
+        # One that is written already, by a transaction whose reply was lost, may have been moved since.
+        fresh = [
+            order
+            for item, order in zip(new, orders, strict=True)
+            if order.order_id == item.order_id and order.status is OrderStatus.CREATED
+        ]
         begun = await self._carry_out(fresh) if fresh else {}
         return [begun.get(order.order_id) or Begun(order, goes_on=False) for order in orders]
 
-    async def decide(self, orders: Sequence[OrderRow]) -> list[Decision]:
+    async def decide_alone(self, order: OrderRow) -> Decision:
+        """As :meth:`_decide` for one order, which waits for a SKU that somebody else holds."""
+        [decision] = await self._decide([order], self._wait_for_stock)
+        return decision
+
+    async def _decide(self, orders: Sequence[OrderRow], take_stock: TakeStock) -> list[Decision]:
         """Take the stock and the money of orders; what to write of each.
 
         If a charge is not decided at once, it is written that the stock is taken.
@@ -84,7 +95,7 @@ class Purchases:
             DecreaseStock(items=order.stock_lines, request_id=order.deduct_key, order_id=order.order_id)
             for order in orders
         ]
-        for order, stock in zip(orders, await self._take_stock(wanted), strict=True):
+        for order, stock in zip(orders, await _each(take_stock, wanted), strict=True):
             if isinstance(stock, ServiceError):
                 decisions[order.order_id] = _without_stock(order, stock)
             else:
@@ -99,18 +110,13 @@ class Purchases:
             decisions[order.order_id] = Move(order, (OrderStatus.INVENTORY_RESERVED,)) if is_open else decision
         return [decisions[order.order_id] for order in orders]
 
-    async def _take_stock(self, wanted: Sequence[DecreaseStock]) -> list[StockChange | ServiceError]:
-        if len(wanted) > 1:
-            return await _each(self._inventory.decrease_batch, wanted)
+    async def _wait_for_stock(self, wanted: Sequence[DecreaseStock]) -> list[StockChange]:
         # A call for one waits for a SKU that somebody else holds; of a call for many that is left open.
         [one] = wanted
-        try:
-            return [await self._inventory.decrease(items=one.items, request_id=one.request_id, order_id=one.order_id)]
-        except ServiceError as error:
-            return [error]
+        return [await self._inventory.decrease(items=one.items, request_id=one.request_id, order_id=one.order_id)]
 
     async def _carry_out(self, orders: Sequence[OrderRow]) -> dict[str, Begun]:
-        decisions = await self.decide(orders)
+        decisions = await self._decide(orders, self._inventory.decrease_batch)
         moves = [decision for decision in decisions if isinstance(decision, Move)]
         if any(move.to is OrderStatus.COMPLETED for move in moves):
             self._reached("charged")

@@ -15,6 +15,7 @@ from pymysql.err import OperationalError
 from uuid_utils import uuid7
 
 from common.batching import Batcher
+from common.context import trace_context
 from common.contracts.inventory import (
     CreateStock,
     DecreaseStock,
@@ -36,7 +37,10 @@ from common.transaction import Transaction
 from inventory_service.stock import Stock
 from order_service import domain as order_domain
 from order_service.domain import NewOrder, OrderRow
+from order_service.letting_go import LettingGo
 from order_service.orders import Orders
+from order_service.purchase import Purchases
+from order_service.settings import Settings as OrderSettings
 from payment_service import domain as payment_domain
 from payment_service.domain import NewPayment, PaymentRow
 from payment_service.payments import Payments
@@ -495,6 +499,31 @@ async def test_a_lost_commit_makes_no_winner_of_who_came_too_late(shop: Shop, mo
     assert [type(outcome) for outcome in outcomes] == [OrderRow, order_domain.LostRace]
     assert await shop.orders.move([lost]) != [won.taken(order.updated_at)]
     assert (await shop.orders.get(order.order_id)).status is OrderStatus.FAILED
+
+
+async def test_a_lost_commit_of_a_traced_order_is_recognised(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trace travels with the order and is in no row of it: it does not tell two orders apart."""
+    trace_context.set("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    [order] = await shop.new_orders(1)
+    assert order.trace is not None
+    monkeypatch.setattr("common.database.Transaction", LosesItsFirstCommit)
+    [moved] = await shop.orders.move([order_domain.Move(order, (OrderStatus.INVENTORY_RESERVED,))])
+    assert isinstance(moved, OrderRow)
+
+
+async def test_orders_that_were_moved_since_a_lost_commit_are_left_alone(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accepted by a transaction whose reply came late, and meanwhile driven on by recovery: told as they are."""
+    new = [new_order()]
+    monkeypatch.setattr("common.database.Transaction", LosesItsFirstCommit)
+    accepted = await shop.orders.accept(new)
+    await shop.orders.move([order_domain.Move(accepted[0], (OrderStatus.FAILED,), "why")])
+    settings = OrderSettings(database_url=URL)
+    nobody: Any = None
+    purchases = Purchases(shop.orders, nobody, nobody, LettingGo(shop.orders, settings), settings, lambda _: None)
+    [begun] = await purchases.begin(new)
+    assert (begun.order.order_id, begun.order.status, begun.goes_on) == (new[0].order_id, OrderStatus.FAILED, False)
 
 
 @pytest.mark.parametrize("ask", ["cancel", "refund"])

@@ -315,8 +315,8 @@ async def test_a_large_burst_begins_as_two_batches(make: Callable[..., Batcher[i
     """Where two may be in flight, one is prepared while the other is at the database."""
     journal.gate.clear()
     batcher = make(max_batch=64, batches_in_flight_max=2, batch_gather_s=60)
-    outcomes = asyncio.create_task(submit(batcher, *range(1, 33)))
+    outcomes = asyncio.create_task(submit(batcher, *range(1, 34)))
     await asyncio.sleep(0.01)
-    assert journal.batches == [[*range(1, 17)], [*range(17, 33)]]
+    assert journal.batches == [[*range(1, 17)], [*range(17, 34)]]
     journal.gate.set()
-    assert len(await outcomes) == 32
+    assert len(await outcomes) == 33
