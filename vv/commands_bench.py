@@ -51,7 +51,7 @@ _NAMES = ", ".join(one.name for one in plan.MEASUREMENTS)
     show_default=True,
     help="What to add to the ports of the first stack; each further one has ten more.",
 )
-@click.option("--rounds", "count", type=click.IntRange(1), default=3, show_default=True, help="In each, all once.")
+@click.option("--rounds", "count", type=click.IntRange(1), default=4, show_default=True, help="In each, all once.")
 @click.option("--seconds", type=click.IntRange(1), default=10, show_default=True, help="Of a run, less its warm-up.")
 @click.option("--only", multiple=True, metavar="NAME", help="Only this measurement (* is anything); repeatable.")
 @click.option("--orders", type=click.IntRange(1), help="Finished orders in the tables of a further stack, full.")
