@@ -5,9 +5,9 @@ under three times the load that a service can bear there are twice as many refus
 at the bytes.
 """
 
+import asyncio
 import json
 import re
-import time
 from collections.abc import Collection
 
 from uuid_utils import uuid7
@@ -16,11 +16,15 @@ from common import context
 from common.errors import PROBLEM_CONTENT_TYPE, Overloaded
 from common.telemetry import Metrics, log
 
-_REQUEST = re.compile(rb"(GET|POST|PATCH) (/[^ ?]*)[^ ]* HTTP/1\.1\r\n")
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([^\r\n]*)")
+# No more than the parser accepts: where the two disagree about the end of a request, another one could be smuggled in.
+_HEAD = re.compile(
+    rb"(GET|POST|PATCH) (/[!->@-~]*)(?:\?[!-~]*)? HTTP/1\.1"
+    rb"(?:\r\n[!#-'*+.^-z|~0-9A-Z-]+:[^\0-\x08\n-\x1f\x7f]*)*\r\n\r\n"
+)
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([^\r]*?)[ \t]*(?=\r)")
 _REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([!-~]+)[ \t]*\r\n", re.IGNORECASE)
 # What makes the end of a request, or of its connection, a matter of more than its length.
-_NOT_PLAIN = (b"\r\ntransfer-encoding:", b"\r\nexpect:", b"\r\nupgrade:", b"\r\nconnection: close")
+_NOT_PLAIN = re.compile(rb"\r\n(?:(?:transfer-encoding|expect|upgrade):|connection:(?![ \t]*keep-alive[ \t]*\r))")
 _RETRY_AFTER_S = 1
 _LOG_EVERY_S = 1.0
 
@@ -29,7 +33,7 @@ class Door:
     """Lets ``at_most`` requests in at once. Whoever is let in is counted in ``in_flight``.
 
     :param open_to_all: paths to which everybody is let in at any time
-    :param known: paths that are told apart in the metrics
+    :param known: paths that are told apart in the metrics, as routes have them (``/orders/{order_id}``)
     """
 
     def __init__(self, at_most: int, metrics: Metrics, *, open_to_all: Collection[str], known: Collection[str]) -> None:
@@ -37,9 +41,8 @@ class Door:
         self._at_most = at_most
         self._metrics = metrics
         self._open_to_all = open_to_all
-        self._known = known
+        self._known = {path: re.compile(re.sub(r"{\w+}", "[^/]+", path)) for path in known}
         self._refused = 0
-        self._log_next = 0.0
 
     @property
     def is_full(self) -> bool:
@@ -50,12 +53,12 @@ class Door:
 
     def refuse(self, data: bytes) -> bytes | None:
         """The reply to a request that is refused; ``None`` if these bytes are not one whole request of a plain kind."""
-        start = _REQUEST.match(data)
-        path = start[2].decode("latin-1") if start else ""
-        if start is None or path in self._open_to_all or not _is_whole(data):
+        head = _match_plain(data)
+        path = head[2].decode() if head else ""
+        if head is None or path in self._open_to_all:
             return None
-        self._count(start[1].decode(), path)
-        offered = _REQUEST_ID.search(data)
+        self._count(head[1].decode(), path)
+        offered = _REQUEST_ID.search(head[0])
         request_id = offered[1].decode() if offered else ""
         return self._reply(request_id if context.is_request_id(request_id) else str(uuid7()))
 
@@ -68,21 +71,27 @@ class Door:
         ).encode()
 
     def _count(self, method: str, path: str) -> None:
-        self._metrics.requests.labels(method, path if path in self._known else "unmatched", "503").inc()
+        route = next((known for known, pattern in self._known.items() if pattern.fullmatch(path)), "unmatched")
+        self._metrics.requests.labels(method, route, "503").inc()
+        if not self._refused:
+            asyncio.get_running_loop().call_later(_LOG_EVERY_S, self._log)
         self._refused += 1
-        if time.monotonic() >= self._log_next:
-            log.warning("refused", requests=self._refused, in_flight=self.in_flight)
-            self._refused = 0
-            self._log_next = time.monotonic() + _LOG_EVERY_S
+
+    def _log(self) -> None:
+        log.warning("refused", requests=self._refused, in_flight=self.in_flight)
+        self._refused = 0
 
 
-def _is_whole(data: bytes) -> bool:
-    head, blank, body = data.partition(b"\r\n\r\n")
-    lines = head.lower() + b"\r\n"
-    lengths = _LENGTH.findall(lines)
-    return (
-        bool(blank)
-        and len(lengths) <= 1
-        and str(len(body)).encode() == (lengths[0].strip() if lengths else b"0")
-        and not any(name in lines for name in _NOT_PLAIN)
-    )
+def is_whole(data: bytes) -> bool:
+    """Whether these bytes are one whole request of a plain kind, and nothing of the next one."""
+    return _match_plain(data) is not None
+
+
+def _match_plain(data: bytes) -> re.Match[bytes] | None:
+    head = _HEAD.match(data)
+    if head is None:
+        return None
+    lines = head[0].lower()
+    lengths = _LENGTH.findall(lines) or [b"0"]
+    is_plain = lengths == [b"%d" % (len(data) - head.end())] and not _NOT_PLAIN.search(lines)
+    return head if is_plain else None

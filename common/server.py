@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from common import worker_metrics
+from common.door import is_whole
 from common.middleware import malformed_http
 from common.settings import S, ServiceSettings, read_settings, refuse_port
 from common.telemetry import configure_logging, log
@@ -128,22 +129,30 @@ class _RequestHandler(web.RequestHandler):
         # The floor of the benchmark has none.
         self._door = app.get(DOOR)
         self._draining = app[DRAINING]
-        # Whether the parser holds the beginning of a request.
+        # Whether the parser may hold the beginning of a request.
         self._is_partial = False
 
     def data_received(self, data: bytes) -> None:
         was_idle = self._is_waiting()
-        door = self._door
-        if was_idle and not self._is_partial and door is not None and door.is_full and not self._draining.is_set():
-            reply = door.refuse(data)
-            if reply is not None:
-                assert self.transport is not None
-                self.transport.write(reply)
-                self._next_keepalive_close_time = self._loop.time() + _KEEPALIVE_S
-                return
+        if was_idle and self._refuse(data):
+            return
         super().data_received(data)
-        # Behind a request that is being answered the next one may have begun.
-        self._is_partial = not was_idle or self._is_waiting()
+        if self._door is not None:
+            # Behind a request, in the same bytes or while it is being answered, the next one may have begun.
+            self._is_partial = not was_idle or self._is_waiting() or not is_whole(data)
+
+    def _refuse(self, data: bytes) -> bool:
+        """Answer at the door, if it is full. Who does not read the answers goes the usual way, which waits for him."""
+        door = self._door
+        if door is None or not door.is_full or self._is_partial or self.writing_paused or self._draining.is_set():
+            return False
+        reply = door.refuse(data)
+        if reply is None:
+            return False
+        assert self.transport is not None
+        self.transport.write(reply)
+        self._next_keepalive_close_time = self._loop.time() + _KEEPALIVE_S
+        return True
 
     def _is_waiting(self) -> bool:
         """Whether aiohttp waits for a request that has not come yet, or not as a whole."""

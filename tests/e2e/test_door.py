@@ -1,14 +1,21 @@
 """The door of a service that is full: refused before anything is done, and never mistaken for anything else."""
 
+import asyncio
+import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
+from aiohttp import web
 
+from common import door as door_module
 from common.door import Door
 from common.middleware import UNLOGGED
+from common.server import _Runner
 from common.telemetry import Metrics
+from common.web import DOOR, DRAINING
 from tests.e2e.conftest import Books, Servers, wait_until
 from tests.e2e.raw import Server
 from tests.processes import ServiceProcess
@@ -16,17 +23,18 @@ from vv.databases import Databases
 
 BODY = b'{"sku":"X","quantity":1}'
 POST = b"POST /inventory/decrease HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 24\r\n"
+GET = b"GET /inventory/sku?sku=none HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.fixture
 def full() -> Door:
-    metrics = Metrics("test")
-    door = Door(1, metrics, open_to_all=UNLOGGED, known={"/inventory/decrease"})
+    known = {"/inventory/decrease", "/orders", "/orders/{order_id}"}
+    door = Door(1, Metrics("test"), open_to_all=UNLOGGED, known=known)
     door.in_flight = 1
     return door
 
 
-def test_a_whole_request_is_refused(full: Door) -> None:
+async def test_a_whole_request_is_refused(full: Door) -> None:
     """With the status, code, request id and Retry-After that every refusal has."""
     reply = full.refuse(POST + b"X-Request-ID: mine\r\n\r\n" + BODY)
     assert reply is not None
@@ -46,6 +54,17 @@ def test_a_whole_request_is_refused(full: Door) -> None:
         POST + b"Transfer-Encoding: chunked\r\n\r\n" + BODY,
         POST + b"Expect: 100-continue\r\n\r\n" + BODY,
         POST + b"Connection: close\r\n\r\n" + BODY,
+        POST + b"Connection:close\r\n\r\n" + BODY,
+        POST + b"Connection:  Close\r\n\r\n" + BODY,
+        POST + b"Connection: keep-alive, close\r\n\r\n" + BODY,
+        POST + b"X: a\nTransfer-Encoding: chunked\r\n\r\n" + BODY,
+        POST + b"X: a\rTransfer-Encoding: chunked\r\n\r\n" + BODY,
+        POST + b"Transfer-Encoding : chunked\r\n\r\n" + BODY,
+        POST + b"X: a\r\n Transfer-Encoding: chunked\r\n\r\n" + BODY,
+        POST + b"X: \0\r\n\r\n" + BODY,
+        POST + b"no colon\r\n\r\n" + BODY,
+        b"GET / HTTP/1.1\r\nContent-Length : 5\r\n\r\n",
+        b"GET /a\r\nX:b HTTP/1.1\r\n\r\n",
         POST + b"Content-Length: 24\r\n\r\n" + BODY,
         POST,
         BODY,
@@ -55,9 +74,41 @@ def test_a_whole_request_is_refused(full: Door) -> None:
         b"\x16\x03\x01 nonsense",
     ],
 )
-def test_what_is_not_a_plain_request_goes_the_usual_way(data: bytes, full: Door) -> None:
-    """Pieces, pipelines, what ends otherwise than by its length, and health checks."""
+async def test_what_is_not_a_plain_request_goes_the_usual_way(data: bytes, full: Door) -> None:
+    """Pieces, pipelines, what ends otherwise than by its length, what the parser refuses, and health checks."""
     assert full.refuse(data) is None
+
+
+@pytest.mark.parametrize("connection", [b"keep-alive", b" Keep-Alive "])
+async def test_a_connection_that_is_kept_is_plain(connection: bytes, full: Door) -> None:
+    """So clients of HTTP/1.0 habits, which say that they keep it, are refused at the door as well."""
+    assert full.refuse(POST + b"Connection:" + connection + b"\r\n\r\n" + BODY) is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        (b"/orders", "/orders"),
+        (b"/orders?limit=3", "/orders"),
+        (b"/orders/0192", "/orders/{order_id}"),
+        (b"/orders/0192/other", "unmatched"),
+    ],
+)
+async def test_a_refusal_counts_for_its_route(path: bytes, route: str, full: Door) -> None:
+    """As it would have counted inside, also if a part of the path is an id."""
+    assert full.refuse(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n") is not None
+    assert full._metrics.requests.labels("GET", route, "503")._value.get() == 1
+
+
+async def test_every_refusal_is_logged(full: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of the last second of a burst, after which nothing comes."""
+    monkeypatch.setattr(door_module, "_LOG_EVERY_S", 0.02)
+    with structlog.testing.capture_logs() as logs:
+        for burst in (3, 2):
+            for _ in range(burst):
+                assert full.refuse(GET) is not None
+            await asyncio.sleep(0.2)
+    assert [line["requests"] for line in logs if line["event"] == "refused"] == [3, 2]
 
 
 @pytest.fixture
@@ -82,7 +133,7 @@ def test_a_connection_lives_on_after_a_refusal(narrow: Server, servers: Servers,
         second.settimeout(10)
         with books.row_locked("inventory", "SELECT * FROM inventory WHERE sku = %s FOR UPDATE", sku):
             first.sendall(head + body)
-            wait_until(lambda: exchange(second, b"GET /inventory/sku?sku=none HTTP/1.1\r\nHost: x\r\n\r\n") == 503)
+            wait_until(lambda: exchange(second, GET) == 503)
             assert exchange(second, head + body) == 503
             second.sendall(head)
             assert exchange(second, body) == 503
@@ -91,6 +142,49 @@ def test_a_connection_lives_on_after_a_refusal(narrow: Server, servers: Servers,
         assert int(first.recv(65_536)[9:12]) == 200
         assert exchange(second, head + body) == 200
     assert 'route="/inventory/decrease",status="503"' in narrow.get("/metrics").body.decode()
+
+
+def test_the_rest_of_a_request_is_not_taken_for_another(narrow: Server, servers: Servers, books: Books) -> None:
+    """Its beginning came together with the request before it, and its rest looks like a request of its own."""
+    sku = servers.new_sku(10)
+    body = f'{{"sku":"{sku}","quantity":1}}'.encode()
+    host, port = narrow.url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as connections:
+        first, second, third = (
+            connections.enter_context(socket.create_connection((host, int(port)), 10)) for _ in range(3)
+        )
+        assert exchange(second, GET) == 404
+        assert exchange(second, GET + b"GET /livez HTTP/1.1\r\nX-Begun: ") == 404
+        with books.row_locked("inventory", "SELECT * FROM inventory WHERE sku = %s FOR UPDATE", sku):
+            first.sendall(POST.replace(b"24", str(len(body)).encode()) + b"\r\n" + body)
+            wait_until(lambda: exchange(third, GET) == 503)
+            assert exchange(second, GET) == 200
+            assert exchange(second, GET) == 503
+        assert int(first.recv(65_536)[9:12]) == 200
+
+
+async def test_who_does_not_read_is_not_answered_without_end(full: Door) -> None:
+    """Requests arrive one by one on one connection whose answers nobody takes: the service soon stops reading them."""
+    app = web.Application()
+    app[DOOR], app[DRAINING] = full, asyncio.Event()
+    runner = _Runner(app)
+    await runner.setup()
+    loop = asyncio.get_running_loop()
+    client, accepted = socket.socketpair()
+    client.setblocking(False)
+    assert runner.server is not None
+    transport, _ = await loop.connect_accepted_socket(runner.server, accepted)
+    await asyncio.sleep(0.05)
+    with client, contextlib.suppress(TimeoutError):
+        while transport.get_write_buffer_size() < 1_000_000:
+            await asyncio.wait_for(loop.sock_sendall(client, GET), 1)
+            # Two turns of the loop: in the first it sees what has come, in the second it reads it.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        pytest.fail("nothing kept the client from sending")
+    assert full._metrics.requests.labels("GET", "unmatched", "503")._value.get() > 100
+    transport.abort()
+    await runner.cleanup()
 
 
 def exchange(connection: socket.socket, data: bytes) -> int:
