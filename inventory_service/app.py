@@ -32,8 +32,8 @@ from common.errors import IdempotencyMismatch
 from common.telemetry import Metrics
 from common.web import BATCH_BODY_BYTES_MAX, Route
 from common.web import make_app as make_web_app
-from inventory_service.handlers import Decreases, Handlers, Rollbacks
-from inventory_service.line import Line
+from inventory_service.handlers import Decreases, Handlers, Increases, Rollbacks
+from inventory_service.line import Line, waiting_slots
 from inventory_service.settings import Settings
 from inventory_service.stock import Stock
 
@@ -66,7 +66,7 @@ def routes(handlers: Handlers) -> list[Route]:
         Route(
             "POST", "/inventory/increase", handlers.increase, "Add stock",
             body=IncreaseStock, replies={200: StockChange},
-            errors=[SkuNotFound, StockLimitExceeded, IdempotencyMismatch],
+            errors=[SkuNotFound, StockLimitExceeded, StockLocked, IdempotencyMismatch],
         ),
         Route(
             "POST", "/inventory/rollback", handlers.rollback, "Undo a decrease, or keep it from ever happening",
@@ -87,19 +87,21 @@ def make_app(settings: Settings) -> web.Application:
     metrics = Metrics("inventory", settings.workers)
     database = Database.from_settings(settings, metrics)
     stock = Stock(database)
-    decreases: Decreases = Line("decreases", stock.decrease, settings, metrics)
-    rollbacks: Rollbacks = Line("rollbacks", stock.rollback, settings, metrics)
+    slots = waiting_slots(settings)
+    decreases: Decreases = Line("decreases", stock.decrease, slots, settings, metrics)
+    increases: Increases = Line("increases", stock.increase, slots, settings, metrics)
+    rollbacks: Rollbacks = Line("rollbacks", stock.rollback, slots, settings, metrics)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with database:
             yield
-            await decreases.drain()
-            await rollbacks.drain()
+            for line in (decreases, increases, rollbacks):
+                await line.drain()
 
     return make_web_app(
         title="VV-Ecommerce inventory",
-        routes=routes(Handlers(stock, decreases, rollbacks)),
+        routes=routes(Handlers(stock, decreases, increases, rollbacks)),
         metrics=metrics,
         why_not_ready=database.readiness(SCHEMA_REVISION),
         lifespan=lifespan,

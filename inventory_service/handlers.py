@@ -21,13 +21,15 @@ from inventory_service.line import Line
 from inventory_service.stock import Stock
 
 Decreases = Line[DecreaseStock]
+Increases = Line[IncreaseStock]
 Rollbacks = Line[str]
 
 
 class Handlers:
-    def __init__(self, stock: Stock, decreases: Decreases, rollbacks: Rollbacks) -> None:
+    def __init__(self, stock: Stock, decreases: Decreases, increases: Increases, rollbacks: Rollbacks) -> None:
         self._stock = stock
         self._decreases = decreases
+        self._increases = increases
         self._rollbacks = rollbacks
 
     async def create(self, call: Call[CreateStock, None, None]) -> Reply:
@@ -49,8 +51,7 @@ class Handlers:
         return batch_reply(await self._decreases.submit_all(call.body.items))
 
     async def increase(self, call: Call[IncreaseStock, None, None]) -> Reply:
-        [change] = await self._stock.increase([call.body])
-        return Reply(200, unwrap(change))
+        return Reply(200, await self._increases.submit(call.body))
 
     async def rollback(self, call: Call[RollbackStock, None, None]) -> Reply:
         return Reply(200, await self._rollbacks.submit(call.body.request_id))

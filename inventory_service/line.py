@@ -22,6 +22,8 @@ Items = TypeVar("Items", contravariant=True)
 _PATIENCE_S = 0.1
 # How long, in seconds, a request with one item does, if its caller has as much time.
 _WAIT_MAX_S = 5.0
+# How often, in seconds, a line looks whether its SKU is free while it may not wait for it in the database.
+_LOOK_AGAIN_S = 0.05
 # The connections that wait for locks, as a share of the pool: the others are for those who need not wait.
 _WAITING_SHARE = 4
 
@@ -32,6 +34,11 @@ class Change(Protocol[Items]):
     async def __call__(
         self, items: Sequence[Items], /, *, wait_for: str | None = None, avoid: Collection[str] = ()
     ) -> list[StockChange | ServiceError]: ...
+
+
+def waiting_slots(settings: Settings) -> asyncio.Semaphore:
+    """How many connections of a pool may wait for locks. All lines in front of the pool share them."""
+    return asyncio.Semaphore(max(1, settings.pool_size_max // _WAITING_SHARE))
 
 
 @dataclass
@@ -46,14 +53,16 @@ class _Held(Generic[Item]):
 class Line(Generic[Item]):
     """Group commit in front of ``change``. What a lock keeps back waits in a line of its own SKU, in arrival order."""
 
-    def __init__(self, name: str, change: Change[Item], settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, name: str, change: Change[Item], slots: asyncio.Semaphore, settings: Settings, metrics: Metrics
+    ) -> None:
         self._name = name
         self._change = change
+        self._slots = slots
         self._settings = settings
         self._metrics = metrics
         self._free: Batcher[Item, StockChange] = Batcher(name, self._change_free, settings, metrics)
         self._held: dict[str, _Held[Item]] = {}
-        self._slots = asyncio.Semaphore(max(1, settings.pool_size_max // _WAITING_SHARE))
 
     async def submit(self, item: Item) -> StockChange:
         """The outcome of the item. Raises its own error, and StockLocked when the caller's deadline is near."""
@@ -64,15 +73,18 @@ class Line(Generic[Item]):
     async def submit_all(self, items: Iterable[Item]) -> list[StockChange | ServiceError]:
         """The outcome of each item, in order. StockLocked comes soon: the others are not to wait for it."""
         # Where each is alone nobody is kept waiting by the others.
-        patience_s = _PATIENCE_S if self._settings.max_batch > 1 else _WAIT_MAX_S
-        patient = (self._submit(item, lambda held: held.served + patience_s) for item in items)
-        return [as_outcome(outcome) for outcome in await asyncio.gather(*patient, return_exceptions=True)]
+        submit = self._submit_impatiently if self._settings.max_batch > 1 else self.submit
+        outcomes = await asyncio.gather(*map(submit, items), return_exceptions=True)
+        return [as_outcome(outcome) for outcome in outcomes]
 
     async def drain(self) -> None:
         """Wait until every item that was submitted has its outcome."""
         await self._free.drain()
         while waiting := [task for held in self._held.values() for task in held.waiting]:
             await asyncio.wait(waiting)
+
+    async def _submit_impatiently(self, item: Item) -> StockChange:
+        return await self._submit(item, lambda held: held.served + _PATIENCE_S)
 
     async def _submit(self, item: Item, until: Callable[[_Held[Item]], float]) -> StockChange:
         try:
@@ -88,7 +100,7 @@ class Line(Generic[Item]):
             try:
                 return outcome.result()
             except StockLocked as error:
-                # That one is free, and another one of the cart is not.
+                # That one is free, and another one of the cart is not; or it is still held, and others may have a try.
                 locked = error
 
     async def _wait(
@@ -106,7 +118,7 @@ class Line(Generic[Item]):
         return task if task.done() else None
 
     def _line_of(self, sku: str) -> _Held[Item]:
-        run = partial(self._change_held, sku)
+        run = partial(self._change_held, sku, asyncio.Lock())
         return _Held(Batcher(f"{self._name}_held", run, self._settings, self._metrics, in_flight_max=1))
 
     def _left(self, sku: str, held: _Held[Item], task: "asyncio.Task[StockChange]") -> None:
@@ -120,9 +132,29 @@ class Line(Generic[Item]):
         # Whoever comes later does not get ahead of those who wait.
         return await self._change(items, avoid=frozenset(self._held))
 
-    async def _change_held(self, sku: str, items: Sequence[Item]) -> list[StockChange | ServiceError]:
-        async with self._slots:
-            outcomes = await self._change(items, wait_for=sku)
-        if held := self._held.get(sku):
+    async def _change_held(
+        self, sku: str, turn: asyncio.Lock, items: Sequence[Item]
+    ) -> list[StockChange | ServiceError]:
+        # Without batches each item comes by itself, and all of them at once.
+        async with turn:
+            outcomes = await self._take_slot_or_look(sku, items)
+        if not _is_held(sku, outcomes) and (held := self._held.get(sku)):
             held.served = time.monotonic()
         return outcomes
+
+    async def _take_slot_or_look(self, sku: str, items: Sequence[Item]) -> list[StockChange | ServiceError]:
+        """Give up after about one lock wait in either case: some who wait may have gone away by then."""
+        until = time.monotonic() + self._settings.lock_wait_s
+        # Nobody queues for a slot: those who wait for strangers are not to keep back whose SKU is free by now.
+        while self._slots.locked():
+            outcomes = await self._change(items)
+            if not _is_held(sku, outcomes) or time.monotonic() >= until:
+                return outcomes
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        async with self._slots:
+            return await self._change(items, wait_for=sku)
+
+
+def _is_held(sku: str, outcomes: Iterable[StockChange | ServiceError]) -> bool:
+    """Whether it was this SKU that kept all of them back."""
+    return all(isinstance(outcome, StockLocked) and outcome.extra["sku"] == sku for outcome in outcomes)

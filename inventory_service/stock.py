@@ -46,7 +46,7 @@ class Stock:
         """Take stock in the order given. Outcomes: the change, or OutOfStock, SkuNotFound, StockRequestRolledBack,
         IdempotencyMismatch, or StockLocked if somebody else holds a SKU, or it is one to ``avoid``.
 
-        Nobody waits for a lock but for that of ``wait_for``, and nobody waits while he holds one.
+        Nobody waits for a lock but for that of ``wait_for``, once, and nobody waits while he holds one.
         """
         return await self._change(
             [
@@ -63,11 +63,13 @@ class Stock:
             avoid,
         )
 
-    async def increase(self, items: Sequence[IncreaseStock]) -> list[StockChange | ServiceError]:
-        """Add stock, waiting for the first SKU. Outcomes: the change, or SkuNotFound, StockLimitExceeded,
-        IdempotencyMismatch, or StockLocked if somebody else holds another one."""
+    async def increase(
+        self, items: Sequence[IncreaseStock], *, wait_for: str | None = None, avoid: Collection[str] = ()
+    ) -> list[StockChange | ServiceError]:
+        """Add stock. Outcomes: the change, or SkuNotFound, StockLimitExceeded, IdempotencyMismatch, or StockLocked
+        as with :meth:`decrease`."""
         requests = [ChangeRequest(item.request_id, LedgerKind.RESTOCK, {item.sku: item.quantity}) for item in items]
-        return await self._change(requests, items[0].sku, ())
+        return await self._change(requests, wait_for, avoid)
 
     async def _change(
         self, requests: Sequence[ChangeRequest], wait_for: str | None, avoid: Collection[str]
@@ -141,8 +143,7 @@ async def _create(tx: Transaction, items: Sequence[tuple[str, CreateStock]]) -> 
 async def _change(
     tx: Transaction, requests: Sequence[ChangeRequest], wait_for: str | None, avoid: Collection[str]
 ) -> list[StockChange | ServiceError]:
-    if wait_for is not None:
-        queries.wait_for_stock(tx, wait_for)
+    _wait(tx, wait_for)
     stock, held = await _lock(tx, {sku for request in requests for sku in request.lines}, avoid)
     locked = [_first_of(request.lines, held) for request in requests]
     free = [request for request, sku in zip(requests, locked, strict=True) if sku is None]
@@ -164,8 +165,7 @@ async def _change(
 async def _rollback(
     tx: Transaction, request_ids: Sequence[str], wait_for: str | None, avoid: Collection[str]
 ) -> list[StockChange | ServiceError]:
-    if wait_for is not None:
-        queries.wait_for_stock(tx, wait_for)
+    _wait(tx, wait_for)
     for _ in range(_ROUNDS):
         recorded = await queries.get_requests(tx, domain.DECIDING_KINDS[LedgerKind.DEDUCT], request_ids)
         skus = {key: [row.sku for row in rows if row.sku is not None] for key, rows in recorded.items()}
@@ -182,6 +182,12 @@ async def _rollback(
             continue
         return _merged(locked, undone.changes)
     raise RuntimeError("The requests are in the ledger, and cannot be read.")
+
+
+def _wait(tx: Transaction, sku: str | None) -> None:
+    """Wait for one SKU, if for any; who did so in vain hears that it is locked."""
+    if sku is not None and not tx.is_rerun:
+        queries.wait_for_stock(tx, sku)
 
 
 async def _lock(tx: Transaction, skus: set[str], avoid: Collection[str]) -> tuple[dict[str, int], set[str]]:

@@ -88,7 +88,7 @@ class AsyncInventoryClient(AsyncClient):
         return read_outcomes(outcomes, expected=len(items))
 
     async def increase(self, *, sku: str, quantity: int, request_id: str | None = None) -> StockChange:
-        """Add stock. Raises SkuNotFound and StockLimitExceeded."""
+        """Add stock. Raises SkuNotFound, StockLimitExceeded and StockLocked."""
         with named_fields:
             increase = IncreaseStock(sku=sku, quantity=quantity, request_id=request_id or new_request_id())
         return await self._call("POST", "/inventory/increase", StockChange, body=increase)
