@@ -11,6 +11,7 @@ from common.errors import DatabaseUnavailable, ServiceError
 from common.transaction import Answer, DuplicateKey, StaleVersion, Transaction, utc
 from order_service import domain, queries
 from order_service.domain import EventRow, LostRace, Move, NewOrder, OrderRow
+from order_service.queries import Key
 
 
 class Orders:
@@ -87,7 +88,10 @@ class Orders:
 
 
 async def _accept_all(tx: Transaction, *, orders: Sequence[NewOrder], lease_s: float) -> list[OrderRow]:
-    """In one round trip. Raises DuplicateKey when one of the keys is taken, maybe by an earlier run of this."""
+    """In one round trip. Raises DuplicateKey when one of the keys is taken."""
+    if tx.is_rerun:
+        # Somebody may hold an order that has one of the keys: reading it does not wait for him.
+        return await _accept_new(tx, orders=orders, lease_s=lease_s)
     queries.insert_orders(tx, orders, lease_s)
     written_at = queries.get_updated_at(tx, orders[0].order_id)
     _write_beginnings(tx, orders)
@@ -97,19 +101,23 @@ async def _accept_all(tx: Transaction, *, orders: Sequence[NewOrder], lease_s: f
 
 async def _accept_new(tx: Transaction, *, orders: Sequence[NewOrder], lease_s: float) -> list[OrderRow]:
     """Those whose key is not taken."""
-    queries.insert_orders(tx, orders, lease_s, or_leave=True)
-    found = await queries.get_orders(tx, [order.order_id for order in orders])
+    taken = await _orders_of_keys(tx, orders)
+    new = [order for order in orders if _key(order) not in taken]
+    queries.insert_orders(tx, new, lease_s, or_leave=True)
+    found = await queries.get_orders(tx, [order.order_id for order in new]) if new else {}
     written = {
         order.order_id: replace(row, lines=order.lines, trace=order.trace)
-        for order in orders
+        for order in new
         if (row := found.get(order.order_id))
     }
-    outcomes = [written.get(order.order_id) or await _earlier(tx, order) for order in orders]
-    _write_beginnings(tx, [order for order in orders if order.order_id in written])
+    taken |= {_key(order): written[order.order_id] for order in new if order.order_id in written}
+    # Somebody else has used these keys since they were looked for.
+    taken |= await _orders_of_keys(tx, [order for order in new if _key(order) not in taken])
+    _write_beginnings(tx, [order for order in new if order.order_id in written])
     # When these are there already, an earlier run of this transaction took effect after all.
     with contextlib.suppress(DuplicateKey):
         await tx.commit()
-    return outcomes
+    return [written.get(order.order_id) or taken[_key(order)] for order in orders]
 
 
 def _write_beginnings(tx: Transaction, orders: Sequence[NewOrder]) -> None:
@@ -117,12 +125,15 @@ def _write_beginnings(tx: Transaction, orders: Sequence[NewOrder]) -> None:
     queries.insert_events(tx, [(order.order_id, 1, OrderStatus.CREATED, None, None, order.trace) for order in orders])
 
 
-async def _earlier(tx: Transaction, order: NewOrder) -> OrderRow:
-    """The order that has the same key. It exists: it kept ours from being written."""
-    assert order.idempotency_key is not None
-    earlier = await queries.get_order_of_key(tx, order.wanted.user_id, order.idempotency_key)
-    assert earlier is not None
-    return (await queries.with_lines(tx, [earlier]))[0]
+def _key(order: NewOrder) -> Key:
+    """What tells an order from all others, if it has an idempotency key."""
+    return order.wanted.user_id, order.idempotency_key
+
+
+async def _orders_of_keys(tx: Transaction, orders: Sequence[NewOrder]) -> dict[Key, OrderRow]:
+    """The orders that have the keys of these. They are read without a lock."""
+    found = await queries.get_orders_of_keys(tx, {_key(order) for order in orders if order.idempotency_key is not None})
+    return dict(zip(found, await queries.with_lines(tx, list(found.values())), strict=True))
 
 
 async def _get(tx: Transaction, *, order_id: str) -> OrderRow:

@@ -5,10 +5,14 @@ What is not awaited is sent with the next statement that is.
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from common.contracts.orders import OrderStatus
 from common.transaction import Answer, Row, Transaction, utc
 from order_service.domain import EventRow, NewOrder, OrderRow
+
+# The user of an order and its idempotency key, if it has one.
+Key: TypeAlias = tuple[str, str | None]
 
 _COLUMNS = (
     "order_id, user_id, status, total_amount, currency, payment_method, reason, fingerprint, "
@@ -66,11 +70,13 @@ async def get_orders(tx: Transaction, order_ids: Collection[str]) -> dict[str, O
     return {order.order_id: order for order in map(_order, rows)}
 
 
-async def get_order_of_key(tx: Transaction, user_id: str, idempotency_key: str) -> OrderRow | None:
-    row = await tx.fetch_one(
-        f"SELECT {_COLUMNS} FROM orders WHERE user_id = %s AND idempotency_key = %s", (user_id, idempotency_key)
-    )
-    return _order(row) if row else None
+async def get_orders_of_keys(tx: Transaction, keys: Collection[Key]) -> dict[Key, OrderRow]:
+    """The orders that exist, by user and idempotency key, without their lines."""
+    sql = f"SELECT {_COLUMNS} FROM orders WHERE user_id = %s AND idempotency_key = %s"
+    answers = {key: tx.defer(sql, key) for key in keys}
+    if answers:
+        await tx.flush()
+    return {key: _order(row) for key, answer in answers.items() for row in answer.rows}
 
 
 async def lock_orders(tx: Transaction, order_ids: Collection[str]) -> dict[str, OrderRow]:

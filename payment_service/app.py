@@ -1,7 +1,7 @@
 """The payment service put together: what is built and wired, and the route table."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import web
 
@@ -35,7 +35,7 @@ from payment_service.recovery import make_recovery
 from payment_service.sandbox import SandboxGateway
 from payment_service.settings import Settings
 
-SCHEMA_REVISION = "0004_create_sandbox_gateway"
+SCHEMA_REVISION = "0005_add_reason_to_sandbox_gateway"
 
 
 def routes(handlers: Handlers) -> list[Route]:
@@ -90,11 +90,13 @@ def make_app(settings: Settings) -> web.Application:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with database, running(recovery.run(settings.recovery_interval_s)):
+        async with database, AsyncExitStack() as stack:
+            # After recovery has ended, which calls it to the last.
+            stack.push_async_callback(gateway.close)
+            await stack.enter_async_context(running(recovery.run(settings.recovery_interval_s)))
             yield
             await charges.drain()
             await batches.drain()
-            await gateway.close()
 
     return make_web_app(
         title="VV-Ecommerce payment",

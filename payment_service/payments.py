@@ -92,7 +92,10 @@ class Payments:
 
 
 async def _open_all(tx: Transaction, *, items: Sequence[NewPayment], lease_s: float) -> list[PaymentRow]:
-    """In one round trip. Raises DuplicateKey when one of the orders has a payment, maybe by an earlier run of this."""
+    """In one round trip. Raises DuplicateKey when one of the orders has a payment."""
+    if tx.is_rerun:
+        # Somebody may hold one of the payments: reading it does not wait for him.
+        return await _open_new(tx, items=items, lease_s=lease_s)
     queries.insert_payments(tx, items, lease_s)
     written_at = queries.get_updated_at(tx, items[0].order_id)
     _write_beginnings(tx, items)
@@ -102,8 +105,11 @@ async def _open_all(tx: Transaction, *, items: Sequence[NewPayment], lease_s: fl
 
 async def _open_new(tx: Transaction, *, items: Sequence[NewPayment], lease_s: float) -> list[PaymentRow]:
     """Those of orders that have none."""
-    queries.insert_payments(tx, items, lease_s, or_leave=True)
     payments = await queries.get_payments(tx, [item.order_id for item in items])
+    new = [item for item in items if item.order_id not in payments]
+    if new:
+        queries.insert_payments(tx, new, lease_s, or_leave=True)
+        payments |= await queries.get_payments(tx, [item.order_id for item in new])
     _write_beginnings(tx, [item for item in items if payments[item.order_id].payment_id == item.payment_id])
     # When these are there already, an earlier run of this transaction took effect after all.
     with contextlib.suppress(DuplicateKey):

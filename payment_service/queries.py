@@ -179,7 +179,7 @@ def mark_claimed(tx: Transaction, order_ids: Collection[str], lease_s: float) ->
 async def mark_postponed(tx: Transaction, payment: PaymentRow, delay_s: float, looks: int) -> int:
     """Leave the payment to recovery, after a while."""
     return await tx.execute(
-        "UPDATE payments SET looks = %s, lease_until = NOW(6) + INTERVAL %s MICROSECOND "
+        "UPDATE payments SET looks = LEAST(%s, 1000), lease_until = NOW(6) + INTERVAL %s MICROSECOND "
         "WHERE order_id = %s AND version = %s",
         (looks, _microseconds(delay_s), payment.order_id, payment.version),
     )

@@ -21,8 +21,9 @@ DECLINED = {"tok_declined": "card_declined"}
 # What a cancelled key never costs anybody.
 _NO_CURRENCY = "XXX"
 
-# A row of the table: its key, the kind, the key of the charge, the amount, the currency, whether money moved.
-Record = tuple[str, str, str, int, str, bool]
+# A row of the table: its key, the kind, the key of the charge, the amount, the currency, whether money moved, why it
+# was declined.
+Record = tuple[str, str, str, int, str, bool, str | None]
 
 
 class SandboxGateway:
@@ -41,16 +42,14 @@ class SandboxGateway:
         await asyncio.sleep(self._latency_s + (self._slow_s if payment_method == "tok_slow" else 0))
         if payment_method == "tok_error":
             raise GatewayUnavailable("The sandbox failed, as tok_error asks.")
-        approved = payment_method in APPROVED
+        reason = None if payment_method in APPROVED else DECLINED.get(payment_method, "unknown_card")
         try:
-            await self._records.submit((key, "charge", key, amount, currency, approved))
+            await self._records.submit((key, "charge", key, amount, currency, reason is None, reason))
         except DuplicateKey:
             return await self._recorded(key)
         if payment_method == "tok_timeout":
             raise GatewayUnavailable("The reply of the sandbox was lost, as tok_timeout asks.")
-        if approved:
-            return ChargeResult(ChargeStatus.APPROVED)
-        return ChargeResult(ChargeStatus.DECLINED, DECLINED.get(payment_method, "unknown_card"))
+        return ChargeResult(ChargeStatus.APPROVED if reason is None else ChargeStatus.DECLINED, reason)
 
     async def find(self, key: str) -> ChargeResult | None:
         row = await self._database.read(partial(_get, key=key))
@@ -59,13 +58,13 @@ class SandboxGateway:
     async def cancel(self, key: str) -> ChargeResult:
         await asyncio.sleep(self._latency_s)
         with contextlib.suppress(DuplicateKey):
-            await self._records.submit((key, "cancel", key, 0, _NO_CURRENCY, False))
+            await self._records.submit((key, "cancel", key, 0, _NO_CURRENCY, False, None))
         return await self._recorded(key)
 
     async def refund(self, key: str, *, charge_key: str, amount: int, currency: str) -> None:
         await asyncio.sleep(self._latency_s)
         with contextlib.suppress(DuplicateKey):
-            await self._records.submit((key, "refund", charge_key, amount, currency, True))
+            await self._records.submit((key, "refund", charge_key, amount, currency, True, None))
 
     async def close(self) -> None:
         """It has nothing of its own."""
@@ -83,18 +82,18 @@ class SandboxGateway:
 async def _insert(tx: Transaction, *, records: Sequence[Record]) -> None:
     """Raises DuplicateKey."""
     tx.defer_values(
-        "INSERT INTO sandbox_gateway (gateway_key, kind, charge_key, amount, currency, approved) VALUES %s",
+        "INSERT INTO sandbox_gateway (gateway_key, kind, charge_key, amount, currency, approved, reason) VALUES %s",
         records,
-        "(%s, %s, %s, %s, %s, %s)",
+        "(%s, %s, %s, %s, %s, %s, %s)",
     )
     await tx.commit()
 
 
-async def _get(tx: Transaction, *, key: str) -> tuple[str, int] | None:
-    return await tx.fetch_one("SELECT kind, approved FROM sandbox_gateway WHERE gateway_key = %s", (key,))
+async def _get(tx: Transaction, *, key: str) -> tuple[str, int, str | None] | None:
+    return await tx.fetch_one("SELECT kind, approved, reason FROM sandbox_gateway WHERE gateway_key = %s", (key,))
 
 
-def _result(kind: str, approved: int) -> ChargeResult:
+def _result(kind: str, approved: int, reason: str | None) -> ChargeResult:
     if kind == "cancel":
         return ChargeResult(ChargeStatus.CANCELLED)
-    return ChargeResult(ChargeStatus.APPROVED) if approved else ChargeResult(ChargeStatus.DECLINED, "card_declined")
+    return ChargeResult(ChargeStatus.APPROVED) if approved else ChargeResult(ChargeStatus.DECLINED, reason)

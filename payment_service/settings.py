@@ -41,7 +41,7 @@ class Settings(ServiceSettings):
     )
     retry_most_s: float = Field(30.0, gt=0, description="seconds between two attempts at the most")
     charge_attempts_max: int = Field(
-        3, ge=1, description="answers of the gateway that it does not know a charge until its key is cancelled"
+        3, ge=1, le=1000, description="answers of the gateway that it does not know a charge until its key is cancelled"
     )
     crash_point: str | None = Field(None, description="for tests: the named point at which the process kills itself")
 

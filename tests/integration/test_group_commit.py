@@ -46,27 +46,10 @@ from payment_service.domain import NewPayment, PaymentRow
 from payment_service.payments import Payments
 from payment_service.sandbox import SandboxGateway
 from payment_service.settings import Settings as PaymentSettings
-from vv import migrate
-from vv.databases import SERVICES
-from vv.mariadb import Mariadb
 
 T = TypeVar("T")
 TOO_LONG = 1406
 URL = SecretStr("mysql://u:p@h/d")
-
-
-@pytest.fixture(scope="module")
-def urls(mariadb: Mariadb) -> Iterator[dict[str, str]]:
-    """Databases of their own, in which no service takes up what the tests leave unfinished."""
-    urls = {name: mariadb.migration_url(name).replace(f"/{name}_db?", f"/{name}_alone?") for name in SERVICES}
-    address = parse_database_url(mariadb.migration_url("order")) | {"db": None}
-    with contextlib.closing(pymysql.connect(**address)) as admin, admin.cursor() as cursor:
-        for name, url in urls.items():
-            cursor.execute(f"CREATE DATABASE {name}_alone")
-            migrate.apply(name, url)
-        yield urls
-        for name in urls:
-            cursor.execute(f"DROP DATABASE {name}_alone")
 
 
 @dataclass
@@ -420,7 +403,9 @@ async def test_a_deadlock_costs_the_batch_nothing_but_another_run(shop: Shop, ur
 @contextlib.contextmanager
 def another_session(url: str) -> Iterator[tuple[Any, Callable[[], Awaitable[None]]]]:
     """A transaction of somebody else, and a function that waits until the shop waits for a lock."""
-    address = parse_database_url(url)
+    # As every process of ours: by MariaDB's default it would hold the gap before a key, too, and keep new keys out.
+    read_committed = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
+    address = parse_database_url(url) | {"init_command": read_committed}
     with (
         contextlib.closing(pymysql.connect(database=address.pop("db"), **address)) as connection,
         connection.cursor() as cursor,
@@ -567,6 +552,94 @@ async def test_a_locked_row_does_not_keep_its_batch_back_for_long(
     assert [isinstance(outcome, DatabaseUnavailable) for outcome in outcomes] == [n == 3 for n in range(8)]
     [late] = await move([moves[3]])
     assert late.status is moves[3].to
+
+
+def hold_payment(rival: Any, payment: PaymentRow) -> None:
+    rival.execute("SELECT * FROM payments WHERE order_id = %s FOR UPDATE", (payment.order_id,))
+
+
+@pytest.mark.parametrize("position", [0, 3, 7])
+async def test_a_payment_that_somebody_holds_is_answered_and_keeps_no_new_one_back(
+    position: int, shop: Shop, urls: dict[str, str]
+) -> None:
+    """It is read without a lock; the others are written after one lock wait (1 s)."""
+    [held] = await shop.new_payments(1)
+    items = [new_payment() for _ in range(8)]
+    items[position] = new_payment(order_id=held.order_id, amount=7)
+    with another_session(urls["payment"]) as (rival, _):
+        hold_payment(rival, held)
+        opened = await asyncio.wait_for(together(batcher(shop.payments.open), items), 2.5)
+    new = [item.payment_id for item in items]
+    new[position] = held.payment_id
+    assert [one.payment_id for one in opened] == new
+    assert opened[position] == held
+    assert runs_again(shop, 1205) == 1
+
+
+async def test_what_holds_a_payment_costs_nothing_when_another_one_is_there_already(
+    shop: Shop, urls: dict[str, str]
+) -> None:
+    """The taken key comes first: nobody waits for the lock at all."""
+    taken, held = sorted(await shop.new_payments(2), key=key_of)
+    items = [new_payment(order_id=one.order_id) for one in (taken, held)] + [new_payment()]
+    with another_session(urls["payment"]) as (rival, _):
+        hold_payment(rival, held)
+        opened = await asyncio.wait_for(together(batcher(shop.payments.open), items), 0.9)
+    assert opened[:2] == [taken, held]
+    assert opened[2].payment_id == items[2].payment_id
+
+
+HELD_BY = {
+    "its id": "SELECT * FROM orders WHERE order_id = %(order_id)s FOR UPDATE",
+    "its key": "SELECT * FROM orders WHERE user_id = 'ada' AND idempotency_key = %(key)s FOR UPDATE",
+}
+
+
+@pytest.mark.parametrize("position", [0, 3, 7])
+@pytest.mark.parametrize("held_by", HELD_BY)
+async def test_an_order_that_somebody_holds_is_answered_and_keeps_no_new_one_back(
+    held_by: str, position: int, shop: Shop, urls: dict[str, str]
+) -> None:
+    """It is read without a lock; the others, with and without a key, are written after one lock wait (1 s) at most."""
+    key = f"{uuid4()}"
+    [held] = await shop.orders.accept([new_order(key, lines=2)])
+    items = [new_order(f"{uuid4()}" if n % 2 else None) for n in range(8)]
+    items[position] = new_order(key, total_amount=7)
+    with another_session(urls["order"]) as (rival, _):
+        rival.execute(HELD_BY[held_by], {"order_id": held.order_id, "key": key})
+        accepted = await asyncio.wait_for(together(batcher(shop.orders.accept), items), 2.5)
+    new = [item.order_id for item in items]
+    new[position] = held.order_id
+    assert [one.order_id for one in accepted] == new
+    assert replace(accepted[position], trace=held.trace) == held
+    for order in accepted:
+        assert (await shop.orders.get(order.order_id)).lines == order.lines
+        assert len(await shop.orders.events(order.order_id)) == 1
+
+
+async def test_of_one_key_the_later_is_shown_the_lines_of_the_first(shop: Shop) -> None:
+    """Also when both came in one batch."""
+    key = f"{uuid4()}"
+    first, later = await together(batcher(shop.orders.accept), [new_order(key, lines=3), new_order(key, lines=3)])
+    assert first == later
+    assert len(later.lines) == 3
+
+
+async def test_how_often_a_charge_was_not_known_is_counted_to_a_thousand(shop: Shop) -> None:
+    """A gateway may be down for weeks; the column is a SMALLINT."""
+    [payment] = await shop.new_payments(1)
+    for looks, counted in [(999, 999), (1_001, 1_000), (40_000, 1_000)]:
+        await shop.payments.postpone(payment, 60, looks)
+        assert (await shop.payments.get(payment.order_id)).looks == counted
+
+
+@pytest.mark.parametrize("card", ["tok_declined", "tok_bogus", "tok_ok"])
+async def test_the_sandbox_says_the_same_of_a_charge_whenever_it_is_asked(card: str, shop: Shop) -> None:
+    """When it is made, made again, found, and cancelled too late."""
+    key = f"{uuid4()}:charge"
+    charge = partial(shop.sandbox.charge, key, amount=5, currency="USD", payment_method=card, reference="anything")
+    first = await charge()
+    assert [await charge(), await shop.sandbox.find(key), await shop.sandbox.cancel(key)] == [first] * 3
 
 
 async def books(shop: Shop) -> list[tuple[int, ...]]:

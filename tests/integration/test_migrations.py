@@ -110,9 +110,10 @@ def test_file_is_one_statement_that_can_be_undone(path: Path) -> None:
 @pytest.mark.parametrize("path", [path for path in FILES if ".rollback." not in path.name], ids=lambda path: path.name)
 def test_every_text_column_says_how_it_compares(path: Path) -> None:
     """Keys and SKUs are binary: by MySQL's default `abc`, `ABC ` and `Àbc` would be one unique key."""
-    columns = re.findall(r"^\s+(\w+ +(?:VARCHAR|CHAR|TEXT).*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    text = path.read_text(encoding="utf-8")
+    columns = re.findall(r"^\s+((?:ADD COLUMN )?\w+ +(?:VARCHAR|CHAR|TEXT).*)$", text, re.MULTILINE)
     assert [column for column in columns if not re.search(r"COLLATE (ascii|utf8mb4)_bin", column)] == []
-    assert "ENGINE = InnoDB" in path.read_text(encoding="utf-8")
+    assert text.count("ENGINE = InnoDB") == text.count("CREATE TABLE")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,2 @@
+-- transactional: false
+ALTER TABLE sandbox_gateway DROP COLUMN reason
