@@ -26,6 +26,7 @@ R = TypeVar("R", bound=Recoverable)
 
 # Enough to empty a queue quickly, few enough that the rest of the service is not crowded out.
 _ITEMS_AT_ONCE = 64
+_LEASE_PLAUSIBLE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,14 @@ class Recovery(Generic[R]):
                 log.exception("recovery_failed", task=self._name)
             self._metrics.recovered.labels(status).inc()
             return status
+
+
+def longest_lease_s(lease_s: float, retry_most_s: float) -> float:
+    """Seconds that no lease can last: one that seems to was written before the database's clock was set back.
+
+    Other processes may have other settings than this one, so there is room for leases much longer than its own.
+    """
+    return max(_LEASE_PLAUSIBLE_S, 2 * max(lease_s, retry_most_s))
 
 
 def backoff_s(attempt: int, first_s: float, most_s: float) -> float:

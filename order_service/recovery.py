@@ -3,7 +3,7 @@
 from functools import partial
 
 from common.database import Database
-from common.recovery import Claimed, Recovery
+from common.recovery import Claimed, Recovery, longest_lease_s
 from common.telemetry import Metrics
 from common.transaction import Transaction
 from order_service import queries
@@ -14,8 +14,7 @@ from order_service.domain import OrderRow
 def make_recovery(
     database: Database, checkout: Checkout, metrics: Metrics, *, lease_s: float, retry_most_s: float
 ) -> Recovery[OrderRow]:
-    # Twice, for another process may have longer ones than this.
-    lease_most_s = 2 * max(lease_s, retry_most_s)
+    lease_most_s = longest_lease_s(lease_s, retry_most_s)
 
     async def claim(limit: int) -> Claimed[OrderRow]:
         return await database.transaction(partial(_claim, limit=limit, lease_s=lease_s, lease_most_s=lease_most_s))
