@@ -92,10 +92,10 @@ def test_a_seed_draws_the_same_wishes_again() -> None:
 
 def test_a_plan_is_its_command() -> None:
     """The command of a run names whatever is not usual."""
-    plan = Plan(7, seconds=20, buyers=32, faults=("kill-order", "deadlocks"), profile="carts")
+    plan = Plan(7, seconds=20, buyers=32, faults=("kill-order", "kill-payment"), profile="carts")
     assert plan.command == (
         "python -m tests.faults.harness --seed 7 --seconds 20 --buyers 32 --profile carts "
-        "--only kill-order --only deadlocks"
+        "--only kill-order --only kill-payment"
     )
     shown = subprocess.run(
         [sys.executable, "-m", "tests.faults.harness", "--help"],

@@ -1,4 +1,4 @@
-"""Faults inside the database: connections are killed, rows are locked for too long or in the wrong order."""
+"""Faults inside the database: connections are killed, rows are locked for too long."""
 
 import asyncio
 import random
@@ -70,19 +70,6 @@ def rows_locked(service: str) -> Inflict:
     return inflict
 
 
-async def carts_deadlocked(cluster: Cluster, rng: random.Random) -> int:
-    """Two SKUs of a cart are locked in the opposite order, by a transaction that InnoDB spares; counts errors 1213."""
-    before = await retries(cluster, "inventory", _DEADLOCK)
-    async with root_cursor(cluster) as cursor:
-        await _make_weight(cursor)
-        for _ in range(rng.randint(5, 12)):
-            skus = await _skus_of_a_cart(cursor)
-            if len(skus) == 2:
-                await _lock_backwards(cursor, *skus)
-            await asyncio.sleep(rng.uniform(0.02, 0.1))
-    return max(0, await retries(cluster, "inventory", _DEADLOCK) - before)
-
-
 def pool_exhausted(service: str) -> Inflict:
     """The link to the database is stalled for longer than ``pool_wait_s``, and more want to read than there are
     connections; counts the readers whom the service refused for it."""
@@ -139,37 +126,6 @@ async def _insist(cursor: Any, *statements: str) -> None:
             await cursor.execute("ROLLBACK")
         else:
             return
-
-
-async def _make_weight(cursor: Any) -> None:
-    await cursor.execute("CREATE DATABASE IF NOT EXISTS nemesis")
-    await cursor.execute("CREATE TABLE IF NOT EXISTS nemesis.weight (n INT PRIMARY KEY) ENGINE = InnoDB")
-
-
-async def _skus_of_a_cart(cursor: Any) -> list[str]:
-    """Two SKUs that somebody has just bought together, in the order in which the service locks them."""
-    await cursor.execute(
-        "SELECT DISTINCT sku FROM inventory_db.stock_ledger WHERE sku IS NOT NULL AND request_id = "
-        "(SELECT request_id FROM inventory_db.stock_ledger WHERE line = 2 ORDER BY ledger_id DESC LIMIT 1) ORDER BY sku"
-    )
-    return [row[0] for row in await cursor.fetchall()][:2]
-
-
-async def _lock_backwards(cursor: Any, first: str, second: str) -> None:
-    lock = "SELECT 1 FROM inventory_db.inventory WHERE sku = %s FOR UPDATE"
-    try:
-        await cursor.execute("BEGIN")
-        # Of two InnoDB rolls the one back that has changed less.
-        await cursor.execute("INSERT INTO nemesis.weight SELECT seq FROM nemesis.seq_1_to_2000")
-        await cursor.execute(lock, (second,))
-        # For somebody who has the first one to ask for the second one.
-        await asyncio.sleep(0.05)
-        await cursor.execute(lock, (first,))
-    except MySQLError as error:
-        if error.args[0] not in (_DEADLOCK, _LOCK_WAIT_TIMEOUT):
-            raise
-    finally:
-        await cursor.execute("ROLLBACK")
 
 
 async def _read(cluster: Cluster, service: str) -> bool:

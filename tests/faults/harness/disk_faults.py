@@ -11,11 +11,11 @@ from vv.databases import SERVICES
 
 # The table is full; the disk is; a file could not be written.
 _REFUSED = re.compile(rb'"errno": (1114|1021|1026|3)[,}]')
-_LASTS_S_MAX = 6.0
+_LASTS_S_MAX = 20.0
 
 
 async def data_folder_full(cluster: Cluster, rng: random.Random) -> int:
-    """Full until a while after the first transaction is refused for it, and for 6 s at the most; counts refusals.
+    """Full until a while after the first transaction is refused for it, and for 20 s at the most; counts refusals.
 
     InnoDB asks for room an extent at a time, so it may take a moment until anybody notices.
     """

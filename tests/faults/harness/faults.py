@@ -91,7 +91,6 @@ def _database_rows() -> list[Fault]:
             lambda cluster: cluster.disk.why_not,
         ),
         Fault("connections-killed", "KILL of random database connections", database_faults.connections_killed),
-        Fault("deadlocks", "carts that force deadlocks (error 1213)", database_faults.carts_deadlocked),
         *(
             Fault(
                 f"rows-locked-{service}",
