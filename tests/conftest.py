@@ -31,6 +31,11 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mariadb]:
 @pytest.fixture(scope="session")
 def migrated(mariadb: Mariadb) -> Databases:
     """The three databases with their tables and accounts."""
+    return migrate_all(mariadb)
+
+
+def migrate_all(mariadb: Mariadb) -> Databases:
+    """Make the three databases on a server that is up."""
     found = databases.embedded(mariadb)
     for service in SERVICES:
         migrate.apply(service, found.migration_urls[service])

@@ -10,9 +10,10 @@ import pytest
 
 from common.clients import AsyncInventoryClient
 from common.server import raise_open_files_limit
+from tests.conftest import migrate_all
 from tests.open_loop import Answered, Load
 from tests.processes import Services
-from vv.databases import Databases
+from vv.mariadb import Mariadb
 
 SKU = "OVERLOAD"
 USUAL_LEASES = {"ORDER_LEASE_S": "12", "PAYMENT_LEASE_S": "20"}
@@ -21,12 +22,16 @@ NARROW_DOOR = {"ORDER_REQUESTS_IN_FLIGHT_MAX": "600"}
 
 
 @pytest.fixture(scope="module")
-def shop(migrated: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    services = Services(migrated.service_urls, tmp_path_factory.mktemp("overload"), **USUAL_LEASES, **NARROW_DOOR)
-    try:
-        yield services.start()
-    finally:
-        services.stop()
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """With a database server of its own, or each later test would audit all of these orders."""
+    server = Mariadb(tmp_path_factory.mktemp("overload-stack"))
+    with server.running():
+        urls = migrate_all(server).service_urls
+        services = Services(urls, tmp_path_factory.mktemp("overload"), **USUAL_LEASES, **NARROW_DOOR)
+        try:
+            yield services.start()
+        finally:
+            services.stop()
 
 
 @pytest.fixture
