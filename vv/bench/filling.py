@@ -88,8 +88,9 @@ ROWS: Mapping[str, Sequence[str]] = {
         ),
         _event_rows("payment_events", ", amount", ", 1999", ("pending", "captured")),
         (
-            "INSERT INTO sandbox_gateway (gateway_key, kind, charge_key, amount, currency, approved, created_at) "
-            "SELECT CONCAT(order_id, ':charge'), 'charge', CONCAT(order_id, ':charge'), 1999, 'USD', TRUE, "
+            "INSERT INTO sandbox_gateway "
+            "(gateway_key, kind, charge_key, amount, currency, approved, reason, created_at) "
+            "SELECT CONCAT(order_id, ':charge'), 'charge', CONCAT(order_id, ':charge'), 1999, 'USD', TRUE, NULL, "
             "at + INTERVAL 8000 MICROSECOND FROM staged ORDER BY n"
         ),
     ),
