@@ -6,7 +6,6 @@ from itertools import chain
 
 from uuid_utils import uuid7
 
-from common.contracts.base import merge_lines
 from common.contracts.inventory import (
     CreateStock,
     DecreaseStock,
@@ -53,7 +52,7 @@ class Stock:
                 ChangeRequest(
                     request_id=item.request_id or str(uuid7()),
                     kind=LedgerKind.DEDUCT,
-                    lines={sku: -quantity for sku, quantity in merge_lines(item.lines).items()},
+                    lines={sku: -quantity for sku, quantity in item.quantities.items()},
                     order_id=item.order_id,
                     repeatable=item.request_id is not None,
                 )

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from common.context import trace_context
-from common.contracts.base import merge_lines
 from common.contracts.inventory import StockLine
 from common.contracts.orders import (
     CreateOrder,
@@ -58,7 +57,7 @@ class NewOrder:
 
     @classmethod
     def of(cls, order_id: str, wanted: CreateOrder, idempotency_key: str | None) -> "NewOrder":
-        lines = merge_lines(wanted.lines)
+        lines = wanted.quantities
         return cls(order_id, idempotency_key, wanted, lines, _fingerprint(wanted, lines))
 
     def accepted(self, now: datetime) -> "OrderRow":

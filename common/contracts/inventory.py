@@ -112,16 +112,17 @@ class DecreaseStock(Request):
             raise ValueError("give either sku and quantity, or items, not both")
         if self.items is not None and self.request_id is None:
             raise ValueError("items need a request_id")
-        merge_lines(self.lines)
+        _ = self.quantities
         return self
 
     @property
-    def lines(self) -> list[StockLine]:
+    def quantities(self) -> dict[str, int]:
+        """What is taken of each SKU, in SKU order. Raises ValueError when it is too much of one."""
         if self.items is not None:
-            return self.items
+            return merge_lines(self.items)
         assert self.sku is not None
         assert self.quantity is not None
-        return [StockLine(sku=self.sku, quantity=self.quantity)]
+        return {self.sku: self.quantity}
 
 
 class IncreaseStock(Request):

@@ -22,7 +22,7 @@ from common.contracts.base import (
     View,
     merge_lines,
 )
-from common.contracts.inventory import Lines, StockLine
+from common.contracts.inventory import Lines
 from common.errors import Conflict, NotFound
 
 
@@ -77,15 +77,16 @@ class CreateOrder(Request):
             raise ValueError("give either sku or items")
         if self.items is not None and self.quantity is not None:
             raise ValueError("quantity goes with sku; items have their own")
-        merge_lines(self.lines)
+        _ = self.quantities
         return self
 
     @property
-    def lines(self) -> list[StockLine]:
+    def quantities(self) -> dict[str, int]:
+        """What is ordered of each SKU, in SKU order. Raises ValueError when it is too much of one."""
         if self.items is not None:
-            return self.items
+            return merge_lines(self.items)
         assert self.sku is not None
-        return [StockLine(sku=self.sku, quantity=self.quantity or 1)]
+        return {self.sku: self.quantity or 1}
 
 
 class CreateOrderHeaders(Request):

@@ -1,10 +1,13 @@
 """What statements that are sent together do to each other, on a real server."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 from pymysql.err import MySQLError
 
+from common.contracts.orders import OrderStatus
 from common.database import Database
 from common.transaction import DuplicateKey, StaleVersion, Transaction
 from tests.conftest import open_database
@@ -42,6 +45,23 @@ async def test_each_of_the_statements_gets_its_own_answer(database: Database) ->
 
     await database.transaction(work)
     assert await rows(database) == [(1, 1), (2, 2)]
+
+
+async def test_values_arrive_as_they_are(database: Database) -> None:
+    """Whatever is in a text, it stays one value: nothing of it becomes SQL, in a list or alone."""
+    texts = [
+        *("", "it's", '"', "\\", "\\'", "'; DROP TABLE deferred; --", "100 %s %(x)s %%", "a\0b", "\n\r\x1a\t", "`"),
+        *("Grüße 🛒", "ÿ", "\u2028", OrderStatus.PAID),
+    ]
+    values = [*texts, None, 0, -(2**63), 2**64 - 1, True, False, 0.5, datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)]
+    columns = ", ".join(["%s"] * len(values))
+    assert await database.read(lambda tx: tx.fetch_all(f"SELECT {columns}", values)) == [
+        (*texts, None, 0, -(2**63), 2**64 - 1, 1, 0, Decimal("0.5"), "2026-01-02 03:04:05.000678")
+    ]
+    for text in texts:
+        assert await database.read(lambda tx, text=text: tx.fetch_all("SELECT 1 WHERE %s IN %s", (text, texts))) == [
+            (1,)
+        ]
 
 
 async def test_the_first_that_fails_keeps_the_rest_from_being_run(database: Database) -> None:
