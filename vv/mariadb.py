@@ -89,7 +89,7 @@ class Mariadb:
             "--collation-server=utf8mb4_bin",
             "--default-time-zone=+00:00",
             "--innodb-flush-log-at-trx-commit=1",
-            "--innodb-buffer-pool-size=256M",
+            "--innodb-buffer-pool-size=1G",
             "--innodb-log-file-size=128M",
             "--max-connections=500",
             "--performance-schema=off",
