@@ -28,7 +28,7 @@ from common.errors import IdempotencyMismatch, RequestInProgress
 from common.telemetry import Metrics
 from common.web import Route
 from common.web import make_app as make_web_app
-from order_service.checkout import Batches, Checkout
+from order_service.checkout import Checkout
 from order_service.handlers import Handlers
 from order_service.letting_go import LettingGo
 from order_service.metrics import OrderMetrics
@@ -78,13 +78,9 @@ def make_app(settings: Settings) -> web.Application:
     orders = Orders(database, settings.lease_s, order_metrics.count)
     let_go = LettingGo(orders, settings)
     reached = crash_points(settings.crash_point)
-    purchases = Purchases(orders, inventory, payments, let_go, settings, reached)
-    batches = Batches(
-        # The gateway decides how long a purchase takes; no group of orders waits for another's.
-        begin=Batcher("begin", purchases.begin, settings, metrics, in_flight_max=settings.purchases_in_flight_max),
-        move=Batcher("move", orders.move, settings, metrics),
-    )
-    checkout = Checkout(orders, purchases, batches, inventory, payments, let_go, settings, reached)
+    purchases = Purchases(orders, inventory, payments, let_go, settings, metrics, reached)
+    moves = Batcher("move", orders.move, settings, metrics)
+    checkout = Checkout(orders, purchases, moves, inventory, payments, let_go, settings, reached)
     recovery = make_recovery(database, checkout, metrics, lease_s=settings.lease_s, retry_most_s=settings.retry_most_s)
 
     @asynccontextmanager
@@ -98,7 +94,6 @@ def make_app(settings: Settings) -> web.Application:
         ):
             yield
             await checkout.drain()
-            await batches.drain()
 
     return make_web_app(
         title="VV-Ecommerce order",

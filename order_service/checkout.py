@@ -19,7 +19,7 @@ from order_service import domain
 from order_service.domain import LostRace, Move, NewOrder, OrderRow
 from order_service.letting_go import LettingGo, StillUnknown
 from order_service.orders import Orders
-from order_service.purchase import Begun, Decision, Purchases, settle
+from order_service.purchase import Decision, Purchases, settle
 from order_service.settings import Settings
 
 MONEY_RETURNED = {PaymentStatus.DECLINED, PaymentStatus.VOIDED, PaymentStatus.REFUNDED}
@@ -34,24 +34,12 @@ class Placed:
     replayed: bool
 
 
-@dataclass(frozen=True)
-class Batches:
-    """What orders do together: new ones their whole purchase, those that are driven one by one their transactions."""
-
-    begin: Batcher[NewOrder, Begun]
-    move: Batcher[Move, OrderRow]
-
-    async def drain(self) -> None:
-        for batcher in (self.begin, self.move):
-            await batcher.drain()
-
-
 class Checkout:
     def __init__(
         self,
         orders: Orders,
         purchases: Purchases,
-        batches: Batches,
+        moves: Batcher[Move, OrderRow],
         inventory: AsyncInventoryClient,
         payments: AsyncPaymentClient,
         let_go: LettingGo,
@@ -60,7 +48,7 @@ class Checkout:
     ) -> None:
         self._orders = orders
         self._purchases = purchases
-        self._batches = batches
+        self._moves = moves
         self._inventory = inventory
         self._payments = payments
         self._let_go = let_go
@@ -82,7 +70,7 @@ class Checkout:
         """
         answer_by = self._answer_by()
         new = NewOrder.of(str(uuid7()), wanted, idempotency_key)
-        begun = await self._batches.begin.submit(new)
+        begun = await self._purchases.submit(new)
         order = begun.order
         bind_orders(order.order_id)
         replayed = order.order_id != new.order_id
@@ -104,9 +92,10 @@ class Checkout:
 
     async def drain(self) -> None:
         """Wait for the orders that are being driven after their request was answered."""
-        await self._batches.begin.drain()
+        await self._purchases.drain()
         while self._drivers:
             await asyncio.wait(self._drivers)
+        await self._moves.drain()
 
     def _answer_by(self) -> float:
         """Until when the caller waits, by the monotonic clock."""
@@ -129,7 +118,7 @@ class Checkout:
         context.set_deadline(None)
         try:
             while step := self._steps.get(order.status):
-                order = await self._batches.move.submit(await step(order))
+                order = await self._moves.submit(await step(order))
         except (LostRace, StillUnknown, ServiceError) as error:
             return await self._let_go.of(order, error)
         return order

@@ -7,7 +7,7 @@ from typing import TypeAlias, TypeVar
 
 from common import context
 from common.background import CrashPoints
-from common.batching import as_outcome, run_in_halves
+from common.batching import Batcher, as_outcome, run_in_halves
 from common.clients import AsyncInventoryClient, AsyncPaymentClient
 from common.contracts.inventory import (
     DecreaseStock,
@@ -18,8 +18,9 @@ from common.contracts.inventory import (
     StockRequestRolledBack,
 )
 from common.contracts.orders import OrderStatus
-from common.contracts.payments import Payment, PaymentCancelled, PaymentDeclined, PaymentStatus
+from common.contracts.payments import CreatePayment, Payment, PaymentCancelled, PaymentDeclined, PaymentStatus
 from common.errors import IdempotencyMismatch, ServiceError
+from common.telemetry import Metrics
 from order_service import domain
 from order_service.domain import Move, NewOrder, OrderRow
 from order_service.letting_go import LettingGo, StillUnknown
@@ -33,6 +34,7 @@ NO_MONEY = (PaymentDeclined, PaymentCancelled, IdempotencyMismatch)
 
 Decision: TypeAlias = Move | StillUnknown
 TakeStock: TypeAlias = Callable[[Sequence[DecreaseStock]], Awaitable[Sequence[StockChange | ServiceError]]]
+TakeMoney: TypeAlias = Callable[[Sequence[CreatePayment]], Awaitable[Sequence[Payment | ServiceError]]]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -46,7 +48,7 @@ class Begun:
 
 
 class Purchases:
-    """Lists in, one outcome an item out, in order. One order is a list of one."""
+    """Group commit for whole purchases: few groups at a time, not counting those that wait for a slow service."""
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class Purchases:
         payments: AsyncPaymentClient,
         let_go: LettingGo,
         settings: Settings,
+        metrics: Metrics,
         reached: CrashPoints,
     ) -> None:
         self._orders = orders
@@ -63,9 +66,23 @@ class Purchases:
         self._let_go = let_go
         self._timeout_s = settings.checkout_timeout_s
         self._reached = reached
+        self._batcher: Batcher[NewOrder, Begun] = Batcher(
+            "begin", self.begin, settings, metrics, in_flight_max=settings.purchases_in_flight_max
+        )
+
+    async def submit(self, new: NewOrder) -> Begun:
+        """As :meth:`begin` for one order, in a group with whatever else comes now."""
+        return await self._batcher.submit(new)
+
+    async def drain(self) -> None:
+        """Wait until every order that was submitted has its outcome."""
+        await self._batcher.drain()
 
     async def begin(self, new: Sequence[NewOrder]) -> list[Begun]:
-        """Accept orders, and purchase those that are new. An earlier order that has the same key is left as it is."""
+        """Accept orders, and purchase those that are new. An earlier order that has the same key is left as it is.
+
+        Lists in, one outcome an item out, in order. One order is a list of one.
+        """
         orders = await self._orders.accept(new)
         self._reached("created")
         # From here on all that is wanted of the callers' time is that they have an answer before it is over.
@@ -81,10 +98,10 @@ class Purchases:
 
     async def decide_alone(self, order: OrderRow) -> Decision:
         """As :meth:`_decide` for one order, which waits for a SKU that somebody else holds."""
-        [decision] = await self._decide([order], self._wait_for_stock)
+        [decision] = await self._decide([order], self._wait_for_stock, self._payments.create_batch)
         return decision
 
-    async def _decide(self, orders: Sequence[OrderRow], take_stock: TakeStock) -> list[Decision]:
+    async def _decide(self, orders: Sequence[OrderRow], take_stock: TakeStock, take_money: TakeMoney) -> list[Decision]:
         """Take the stock and the money of orders; what to write of each.
 
         If a charge is not decided at once, it is written that the stock is taken.
@@ -102,13 +119,19 @@ class Purchases:
                 reserved.append(order)
         if reserved:
             self._reached("stock_taken")
-        for order, charge in zip(
-            reserved, await _each(self._payments.create_batch, [order.charge for order in reserved]), strict=True
-        ):
+        for order, charge in zip(reserved, await _each(take_money, [order.charge for order in reserved]), strict=True):
             decision = settle(order, charge, OrderStatus.INVENTORY_RESERVED)
             is_open = isinstance(decision, StillUnknown)
             decisions[order.order_id] = Move(order, (OrderStatus.INVENTORY_RESERVED,)) if is_open else decision
         return [decisions[order.order_id] for order in orders]
+
+    async def _take_stock(self, wanted: Sequence[DecreaseStock]) -> Sequence[StockChange | ServiceError]:
+        with self._batcher.waiting(len(wanted)):
+            return await self._inventory.decrease_batch(wanted)
+
+    async def _take_money(self, wanted: Sequence[CreatePayment]) -> Sequence[Payment | ServiceError]:
+        with self._batcher.waiting(len(wanted)):
+            return await self._payments.create_batch(wanted)
 
     async def _wait_for_stock(self, wanted: Sequence[DecreaseStock]) -> list[StockChange]:
         # A call for one waits for a SKU that somebody else holds; of a call for many that is left open.
@@ -116,7 +139,7 @@ class Purchases:
         return [await self._inventory.decrease(items=one.items, request_id=one.request_id, order_id=one.order_id)]
 
     async def _carry_out(self, orders: Sequence[OrderRow]) -> dict[str, Begun]:
-        decisions = await self._decide(orders, self._inventory.decrease_batch)
+        decisions = await self._decide(orders, self._take_stock, self._take_money)
         moves = [decision for decision in decisions if isinstance(decision, Move)]
         if any(move.to is OrderStatus.COMPLETED for move in moves):
             self._reached("charged")

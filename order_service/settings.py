@@ -23,7 +23,10 @@ class Settings(ServiceSettings):
     )
 
     purchases_in_flight_max: int = Field(
-        64, ge=1, description="groups of orders that are purchased at once, of up to `ORDER_MAX_BATCH` orders each"
+        2,
+        ge=1,
+        description="groups of orders that are purchased at once, of up to `ORDER_MAX_BATCH` orders each, not counting "
+        "those that wait for a slow service",
     )
 
     lease_s: float = Field(

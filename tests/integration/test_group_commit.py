@@ -506,7 +506,8 @@ async def test_orders_that_were_moved_since_a_lost_commit_are_left_alone(
     await shop.orders.move([order_domain.Move(accepted[0], (OrderStatus.FAILED,), "why")])
     settings = OrderSettings(database_url=URL)
     nobody: Any = None
-    purchases = Purchases(shop.orders, nobody, nobody, LettingGo(shop.orders, settings), settings, lambda _: None)
+    let_go = LettingGo(shop.orders, settings)
+    purchases = Purchases(shop.orders, nobody, nobody, let_go, settings, Metrics("order"), lambda _: None)
     [begun] = await purchases.begin(new)
     assert (begun.order.order_id, begun.order.status, begun.goes_on) == (new[0].order_id, OrderStatus.FAILED, False)
 

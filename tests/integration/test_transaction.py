@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 
 import pytest
 from pymysql.err import MySQLError
@@ -58,10 +59,12 @@ async def test_values_arrive_as_they_are(database: Database) -> None:
     assert await database.read(lambda tx: tx.fetch_all(f"SELECT {columns}", values)) == [
         (*texts, None, 0, -(2**63), 2**64 - 1, 1, 0, Decimal("0.5"), "2026-01-02 03:04:05.000678")
     ]
-    for text in texts:
-        assert await database.read(lambda tx, text=text: tx.fetch_all("SELECT 1 WHERE %s IN %s", (text, texts))) == [
-            (1,)
-        ]
+    found = [await database.read(partial(_is_in, text=text, texts=texts)) for text in texts]
+    assert all(found)
+
+
+async def _is_in(tx: Transaction, *, text: str, texts: list[str]) -> bool:
+    return await tx.fetch_one("SELECT 1 WHERE %s IN %s", (text, texts)) == (1,)
 
 
 async def test_the_first_that_fails_keeps_the_rest_from_being_run(database: Database) -> None:

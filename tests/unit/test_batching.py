@@ -95,6 +95,41 @@ async def test_a_second_batch_starts_when_it_is_full_or_has_gathered(
     assert await asyncio.gather(*waiting) == [10, 20, 30, 40, 50, 60]
 
 
+async def test_a_batch_that_waits_for_others_for_long_keeps_no_further_one_from_starting(
+    make: Callable[..., Batcher[int, int]], journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as the others answer quickly it counts as one at work; and again when they have answered."""
+    monkeypatch.setattr("common.batching._SLOW_AFTER_S", 0.1)
+    answered, finished = asyncio.Event(), asyncio.Event()
+
+    async def run(items: Sequence[int]) -> list[int | Exception]:
+        with batcher.waiting(len(items)):
+            outcomes = await journal.run(items)
+            await answered.wait()
+        await finished.wait()
+        return outcomes
+
+    batcher = make()
+    batcher._run = run
+    waiting = [asyncio.create_task(batcher.submit(1))]
+    await asyncio.sleep(0.01)
+    waiting.append(asyncio.create_task(batcher.submit(2)))
+    await asyncio.sleep(0.04)
+    assert journal.batches == [[1]]
+    await asyncio.sleep(0.1)
+    assert journal.batches == [[1], [2]]
+
+    answered.set()
+    await asyncio.sleep(0.01)
+    waiting.append(asyncio.create_task(batcher.submit(3)))
+    await asyncio.sleep(0.15)
+    assert journal.batches == [[1], [2]]
+    finished.set()
+    assert await asyncio.gather(*waiting) == [10, 20, 30]
+    async with asyncio.timeout(1):
+        await batcher.drain()
+
+
 async def test_an_items_own_error_is_its_own(make: Callable[..., Batcher[int, int]]) -> None:
     """The refused item raises; its neighbours get their results."""
     one, refused, other = await submit(make(), 1, 7, 2)

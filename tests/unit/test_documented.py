@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import pytest
+from pydantic.fields import FieldInfo
 
 from common.errors import ERRORS_BY_CODE
 from tests.route_tables import ROUTES
@@ -20,13 +21,25 @@ def docs() -> str:
     return "\n".join(path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 
+def _default(field: FieldInfo) -> str:
+    """As the table of the settings has it."""
+    if field.is_required():
+        return "required"
+    return "" if field.default is None else f"`{field.default}`"
+
+
 @pytest.mark.parametrize("service", SERVICES)
-def test_every_setting(service: str, docs: str) -> None:
-    """Each environment variable of a service is in the docs, and has a description."""
+def test_every_setting(service: str) -> None:
+    """Each environment variable of a service is in the README, with its default and its description."""
     fields = import_module(f"{service}_service.settings").Settings.model_fields
     assert [name for name, field in fields.items() if not field.description] == []
-    variables = [f"`{service.upper()}_{name.upper()}`" for name in fields]
-    assert [variable for variable in variables if variable not in docs] == []
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in readme.splitlines() if line.startswith("| `")]
+    for name, field in fields.items():
+        variable = f"`{service.upper()}_{name.upper()}`"
+        [row] = [row for row in rows if variable in row.split(" | ")[0]]
+        assert _default(field) in row.split(" | ")[1], row
+        assert str(field.description) in row, row
 
 
 def test_every_endpoint(docs: str) -> None:
