@@ -18,8 +18,10 @@ Result = TypeVar("Result")
 
 # Of fewer items each half would cost almost as much as the whole.
 _WORTH_HALVING = 16
-# How long, in seconds, a batch that waits for others counts as one at work: several times what a quick answer takes.
+# How long, in seconds, a batch that waits for others keeps further ones back: several times what a quick answer takes.
 _SLOW_AFTER_S = 0.1
+# Batches on their way at once, however many of them wait. More than the failures that open a circuit breaker.
+_RUNNING_MAX = 64
 
 RunBatch = Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]]
 
@@ -72,7 +74,7 @@ class Batcher(Generic[Item, Result]):
     caller of that item. While nothing is in flight items wait only as long as each turn of the event loop brings
     further ones, and many begin as two batches. While something is, they gather until they are as many as are in flight
     (few large batches cost less than many small ones), or a full batch, or ``batch_gather_s`` seconds have passed; and
-    until fewer than ``in_flight_max`` batches are in flight. One that has been :meth:`waiting` for long does not count.
+    until fewer than ``in_flight_max`` batches are in flight, not counting those that have long been :meth:`waiting`.
 
     As long as items come one at a time, each runs in its caller's own task; with ``max_batch=1`` all do.
     """
@@ -91,8 +93,8 @@ class Batcher(Generic[Item, Result]):
         self._in_flight_max = in_flight_max or settings.batches_in_flight_max
         self._queue: deque[_Waiting[Item, Result]] = deque()
         self._running: dict[asyncio.Future[None], int] = {}
-        # The batches that have been waiting for others for long.
-        self._aside: dict[asyncio.TimerHandle, int] = {}
+        # How many of them have been waiting for others for long.
+        self._aside = 0
         self._last_was_alone = False
         self._seen = 0
         self._next_look: asyncio.Handle | None = None
@@ -131,19 +133,22 @@ class Batcher(Generic[Item, Result]):
         return [as_outcome(outcome) for outcome in outcomes]
 
     @contextmanager
-    def waiting(self, items: int) -> Iterator[None]:
-        """A batch of so many items waits for others meanwhile. When that takes long it keeps no further one waiting."""
+    def waiting(self) -> Iterator[None]:
+        """For a batch's own use: it waits for others meanwhile. When that takes long it keeps no further batch back."""
+        is_aside = False
 
         def step_aside() -> None:
-            self._aside[aside] = items
+            nonlocal is_aside
+            is_aside = True
+            self._aside += 1
             self._start_batches()
 
-        aside = asyncio.get_running_loop().call_later(_SLOW_AFTER_S, step_aside)
+        timer = asyncio.get_running_loop().call_later(_SLOW_AFTER_S, step_aside)
         try:
             yield
         finally:
-            aside.cancel()
-            self._aside.pop(aside, None)
+            timer.cancel()
+            self._aside -= is_aside
 
     async def drain(self) -> None:
         """Wait until every item that was submitted has its outcome."""
@@ -154,7 +159,7 @@ class Batcher(Generic[Item, Result]):
                 await asyncio.sleep(self._settings.batch_gather_s)
 
     def _start_batches(self) -> None:
-        while self._queue and self._batches_at_work < self._in_flight_max:
+        while self._queue and self._at_work < self._in_flight_max and len(self._running) < _RUNNING_MAX:
             wait_s = self._wait_s()
             if wait_s is not None:
                 self._look_again_in(wait_s)
@@ -166,7 +171,7 @@ class Batcher(Generic[Item, Result]):
 
     def _size_of_next(self) -> int:
         count = len(self._queue)
-        if not self._batches_at_work and self._in_flight_max > 1 and count >= _WORTH_HALVING:
+        if not self._at_work and self._in_flight_max > 1 and count >= _WORTH_HALVING:
             # Two batches take turns: while one is with the database the event loop prepares the other.
             count //= 2
         return min(count, self._settings.max_batch)
@@ -176,17 +181,16 @@ class Batcher(Generic[Item, Result]):
         count = len(self._queue)
         if count >= self._settings.max_batch:
             return None
-        if not self._batches_at_work:
+        if not self._at_work:
             # A burst takes several turns to arrive.
             is_growing, self._seen = count > self._seen, count
             return 0 if is_growing else None
         left_s = self._settings.batch_gather_s - (time.perf_counter() - self._queue[0].since)
-        items_at_work = sum(self._running.values()) - sum(self._aside.values())
-        return left_s if count < items_at_work and left_s > 0 else None
+        return left_s if count < sum(self._running.values()) and left_s > 0 else None
 
     @property
-    def _batches_at_work(self) -> int:
-        return len(self._running) - len(self._aside)
+    def _at_work(self) -> int:
+        return len(self._running) - self._aside
 
     def _begin(self, batch: "asyncio.Future[None]", size: int) -> None:
         self._last_was_alone = size == 1

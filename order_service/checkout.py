@@ -91,7 +91,7 @@ class Checkout:
         return await self._drive(await self._orders.begin_cancel(order_id, asked), answer_by)
 
     async def drain(self) -> None:
-        """Wait for the orders that are being driven after their request was answered."""
+        """Wait for every order that was taken in, and for those that are driven after their request was answered."""
         await self._purchases.drain()
         while self._drivers:
             await asyncio.wait(self._drivers)

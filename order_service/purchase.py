@@ -83,7 +83,8 @@ class Purchases:
 
         Lists in, one outcome an item out, in order. One order is a list of one.
         """
-        orders = await self._orders.accept(new)
+        with self._batcher.waiting():
+            orders = await self._orders.accept(new)
         self._reached("created")
         # From here on all that is wanted of the callers' time is that they have an answer before it is over.
         context.set_deadline(self._timeout_s)
@@ -126,11 +127,11 @@ class Purchases:
         return [decisions[order.order_id] for order in orders]
 
     async def _take_stock(self, wanted: Sequence[DecreaseStock]) -> Sequence[StockChange | ServiceError]:
-        with self._batcher.waiting(len(wanted)):
+        with self._batcher.waiting():
             return await self._inventory.decrease_batch(wanted)
 
     async def _take_money(self, wanted: Sequence[CreatePayment]) -> Sequence[Payment | ServiceError]:
-        with self._batcher.waiting(len(wanted)):
+        with self._batcher.waiting():
             return await self._payments.create_batch(wanted)
 
     async def _wait_for_stock(self, wanted: Sequence[DecreaseStock]) -> list[StockChange]:
@@ -143,12 +144,14 @@ class Purchases:
         moves = [decision for decision in decisions if isinstance(decision, Move)]
         if any(move.to is OrderStatus.COMPLETED for move in moves):
             self._reached("charged")
-        moved = iter(await run_in_halves(self._orders.move, moves))
+        with self._batcher.waiting():
+            moved = iter(await run_in_halves(self._orders.move, moves))
         left = [decision if isinstance(decision, StillUnknown) else next(moved) for decision in decisions]
         outcomes = list(zip(orders, left, strict=True))
         begun = [_moved(outcome) for _, outcome in outcomes if isinstance(outcome, OrderRow)]
         failures = [self._let_go_of(order, outcome) for order, outcome in outcomes if isinstance(outcome, Exception)]
-        begun += await asyncio.gather(*failures)
+        with self._batcher.waiting():
+            begun += await asyncio.gather(*failures)
         return {one.order.order_id: one for one in begun}
 
     async def _let_go_of(self, order: OrderRow, why: Exception) -> Begun:

@@ -26,7 +26,7 @@ class Settings(ServiceSettings):
         2,
         ge=1,
         description="groups of orders that are purchased at once, of up to `ORDER_MAX_BATCH` orders each, not counting "
-        "those that wait for a slow service",
+        "those that wait for something slow",
     )
 
     lease_s: float = Field(

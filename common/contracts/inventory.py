@@ -112,12 +112,13 @@ class DecreaseStock(Request):
             raise ValueError("give either sku and quantity, or items, not both")
         if self.items is not None and self.request_id is None:
             raise ValueError("items need a request_id")
-        _ = self.quantities
+        if self.items is not None:
+            merge_lines(self.items)
         return self
 
     @property
     def quantities(self) -> dict[str, int]:
-        """What is taken of each SKU, in SKU order. Raises ValueError when it is too much of one."""
+        """What is taken of each SKU, in SKU order."""
         if self.items is not None:
             return merge_lines(self.items)
         assert self.sku is not None

@@ -77,12 +77,13 @@ class CreateOrder(Request):
             raise ValueError("give either sku or items")
         if self.items is not None and self.quantity is not None:
             raise ValueError("quantity goes with sku; items have their own")
-        _ = self.quantities
+        if self.items is not None:
+            merge_lines(self.items)
         return self
 
     @property
     def quantities(self) -> dict[str, int]:
-        """What is ordered of each SKU, in SKU order. Raises ValueError when it is too much of one."""
+        """What is ordered of each SKU, in SKU order."""
         if self.items is not None:
             return merge_lines(self.items)
         assert self.sku is not None

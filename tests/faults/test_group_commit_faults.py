@@ -11,7 +11,7 @@ import pytest
 
 from common.clients import AsyncInventoryClient, AsyncOrderClient, Order, OrderStatus
 from common.database_url import parse_database_url
-from tests.buyers import Buyers, Got, Wish, buyers_at
+from tests.buyers import Buyers, Got, Wish, asleep, buyers_at
 from tests.conftest import Audit, MakeSku, open_database
 from tests.processes import ServiceProcess, Services
 from vv.databases import Databases
@@ -207,6 +207,36 @@ async def test_a_batch_of_which_half_is_written_down_is_carried_out(
 
     assert {one.status for one in got} <= {0, 201, 202, 402}
     await assert_all_end(healed, wishes, inventory, accepted=1)
+    assert (await audit_books()).violations == []
+
+
+@contextmanager
+def table_locked(migrated: Databases) -> Iterator[None]:
+    """No order can be read or written for a block, and no lock wait of a row ends that."""
+    address = parse_database_url(migrated.migration_urls["order"])
+    with closing(pymysql.connect(database=address.pop("db"), **address)) as connection, connection.cursor() as cursor:
+        cursor.execute("LOCK TABLES orders WRITE")
+        yield
+
+
+@pytest.mark.parametrize("hangs", ["inventory", "payment", "database"])
+async def test_nobody_waits_behind_groups_that_hang(
+    hangs: str, healed: Services, migrated: Databases, make_sku: MakeSku, audit_books: Audit
+) -> None:
+    """Two groups at a time, each of which hangs for two seconds: the last of a dozen would wait for six of them."""
+    sku = await make_sku(1_000)
+    wishes = wishes_for(sku, 96)
+    await asyncio.to_thread(healed.order.stop)
+    impatient = {"ORDER_MAX_BATCH": "8", "ORDER_CALL_TIMEOUT_S": "2", "ORDER_TRANSACTION_TIMEOUT_S": "2"}
+    await asyncio.to_thread(lambda: healed.order.start(**impatient))
+    hanging = table_locked(migrated) if hangs == "database" else asleep(getattr(healed, hangs))
+    async with buyers_at(healed.order.url) as buyers:
+        with hanging:
+            got = await buyers.send_all(wishes)
+        assert {one.status for one in got} == {503 if hangs == "database" else 202}
+        assert max(one.seconds for one in got) < 5.5
+        async with AsyncOrderClient(healed.order.url) as orders:
+            await all_final(orders, wishes)
     assert (await audit_books()).violations == []
 
 

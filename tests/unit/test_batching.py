@@ -99,11 +99,11 @@ async def test_a_batch_that_waits_for_others_for_long_keeps_no_further_one_from_
     make: Callable[..., Batcher[int, int]], journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as the others answer quickly it counts as one at work; and again when they have answered."""
-    monkeypatch.setattr("common.batching._SLOW_AFTER_S", 0.1)
+    monkeypatch.setattr("common.batching._SLOW_AFTER_S", 0.3)
     answered, finished = asyncio.Event(), asyncio.Event()
 
     async def run(items: Sequence[int]) -> list[int | Exception]:
-        with batcher.waiting(len(items)):
+        with batcher.waiting():
             outcomes = await journal.run(items)
             await answered.wait()
         await finished.wait()
@@ -114,15 +114,15 @@ async def test_a_batch_that_waits_for_others_for_long_keeps_no_further_one_from_
     waiting = [asyncio.create_task(batcher.submit(1))]
     await asyncio.sleep(0.01)
     waiting.append(asyncio.create_task(batcher.submit(2)))
-    await asyncio.sleep(0.04)
-    assert journal.batches == [[1]]
     await asyncio.sleep(0.1)
+    assert journal.batches == [[1]]
+    await asyncio.sleep(0.3)
     assert journal.batches == [[1], [2]]
 
     answered.set()
     await asyncio.sleep(0.01)
     waiting.append(asyncio.create_task(batcher.submit(3)))
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(0.4)
     assert journal.batches == [[1], [2]]
     finished.set()
     assert await asyncio.gather(*waiting) == [10, 20, 30]
