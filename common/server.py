@@ -24,6 +24,12 @@ from common.workers import NUMBER_FLAG, supervise
 
 # Longer than the keep-alive of usual proxies (60 s), which must be the side that closes.
 _KEEPALIVE_S = 75.0
+# For the first request of a connection to come, for a head that has begun to be complete, and for a reply to be taken.
+# Enough for poor lines; who takes longer holds a connection, and most who do mean to.
+_PATIENCE_S = 10.0
+# With the time for a body (common/web.py) no longer than that: the rest of one that nobody wants is read for so long,
+# as a connection that closes with bytes unread is reset, and the caller would not get to read why.
+_LINGER_S = 2.0
 # For the requests that are on their way over a connection of ours when the port closes.
 _LAST_REQUESTS_S = 0.1
 
@@ -71,7 +77,13 @@ async def _serve(app: web.Application, settings: ServiceSettings, *, is_worker: 
     if is_worker:
         _stop_with_the_supervisor(stopped)
 
-    runner = _Runner(app, access_log=None, keepalive_timeout=_KEEPALIVE_S, shutdown_timeout=settings.drain_timeout_s)
+    runner = _Runner(
+        app,
+        access_log=None,
+        keepalive_timeout=_KEEPALIVE_S,
+        lingering_time=_LINGER_S,
+        shutdown_timeout=settings.drain_timeout_s,
+    )
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.host, settings.port, backlog=2048, reuse_address=True, reuse_port=is_worker)
@@ -120,9 +132,10 @@ def _stop_with_the_supervisor(stopped: asyncio.Event) -> None:
 
 
 class _RequestHandler(web.RequestHandler):
-    """aiohttp's connection handler, with problem documents also for bytes that are not a request, and with a door."""
+    """aiohttp's connection handler, with problem documents also for bytes that are not a request, with a door, and
+    without patience for clients that are slow, which is what aiohttp has no limits for."""
 
-    __slots__ = ("_door", "_draining", "_is_partial")
+    __slots__ = ("_door", "_draining", "_head_due", "_is_partial", "_reply_due")
 
     def __init__(self, *args: Any, app: web.Application, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -131,15 +144,48 @@ class _RequestHandler(web.RequestHandler):
         self._draining = app[DRAINING]
         # Whether the parser may hold the beginning of a request.
         self._is_partial = False
+        # When the connection is cut, unless something happens before.
+        self._head_due: asyncio.TimerHandle | None = None
+        self._reply_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._head_due = self._loop.call_later(_PATIENCE_S, self.force_close)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        for due in (self._head_due, self._reply_due):
+            if due is not None:
+                due.cancel()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        assert self.transport is not None
+        self._reply_due = self._loop.call_later(_PATIENCE_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._reply_due is not None:
+            self._reply_due.cancel()
 
     def data_received(self, data: bytes) -> None:
         was_idle = self._is_waiting()
         if was_idle and self._refuse(data):
+            self._expect_head(began=False)
             return
         super().data_received(data)
+        self._expect_head(began=self._is_waiting())
         if self._door is not None:
             # Behind a request, in the same bytes or while it is being answered, the next one may have begun.
             self._is_partial = not was_idle or self._is_waiting() or not is_whole(data)
+
+    def _expect_head(self, *, began: bool) -> None:
+        """A head that has begun is to be complete in time; between requests a client may take longer."""
+        if not began and self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+        elif began and self._head_due is None:
+            self._head_due = self._loop.call_later(_PATIENCE_S, self.force_close)
 
     def _refuse(self, data: bytes) -> bool:
         """Answer at the door, if it is full. Who does not read the answers goes the usual way, which waits for him."""

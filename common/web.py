@@ -19,7 +19,7 @@ from common.telemetry import METRICS_CONTENT_TYPE, Metrics
 BODY_BYTES_MAX = 64 * 1024
 BATCH_BODY_BYTES_MAX = 1024 * 1024
 # Enough for a megabyte over a poor line.
-BODY_WITHIN_S = 10.0
+BODY_WITHIN_S = 8.0
 
 B = TypeVar("B")
 Q = TypeVar("Q")
