@@ -45,6 +45,8 @@ async def test_recovery_never_calls_a_gateway_that_is_closed(
     settings = Settings(
         database_url=SecretStr(urls["payment"]),
         gateway_url=gateway.url,
+        # What recovery is at work on when the service ends is taken up again when this is over.
+        lease_s=1,
         recovery_interval_s=0.01,
         retry_first_s=0.01,
         retry_most_s=0.02,

@@ -62,6 +62,8 @@ async def test_without_the_lock_the_race_oversells(race_track: Database, monkeyp
 
     async def read_stock_without_lock(tx: Transaction, skus: Collection[str]) -> dict[str, int]:
         rows = await tx.fetch_all("SELECT sku, quantity FROM inventory WHERE sku IN %s ORDER BY sku", (sorted(skus),))
+        # On a busy machine they might come one after the other all the same.
+        await asyncio.sleep(0.01)
         return dict(rows)
 
     monkeypatch.setattr(queries, "lock_stock", read_stock_without_lock)
