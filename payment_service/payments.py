@@ -139,7 +139,8 @@ async def _begin_refund(tx: Transaction, *, wanted: RefundPayment, request_id: s
     amount = wanted.amount or payment.refundable
     if not 0 < amount <= payment.refundable:
         raise RefundExceedsCharge(
-            f"{payment.refundable} of {payment.amount} {payment.currency} can still be refunded, not {amount}.",
+            f"{payment.refundable} of {payment.amount} can still be refunded, not {amount} "
+            f"(in minor units of {payment.currency}).",
             refundable=payment.refundable,
         )
     move = Move(payment, PaymentStatus.REFUNDING, "refund", refund=amount, refund_request_id=request_id)

@@ -10,7 +10,9 @@ from common.clients import InventoryClient, OrderClient, OrderStatus, PaymentCli
 from common.contracts.base import PAGE_MAX
 from vv.api_output import show, show_all
 from vv.api_session import EPILOG, Api, uses
+from vv.errors import Unavailable
 
+UNDECIDED = set(OrderStatus) - {OrderStatus.COMPLETED, OrderStatus.FAILED, OrderStatus.CANCELLED}
 AMOUNT_HELP = "In minor units: 1999 is 19.99 USD."
 
 
@@ -78,6 +80,8 @@ def order_create(
             idempotency_key=key,
         )
         show(placed, as_json=api.as_json)
+    if placed.status in UNDECIDED:
+        raise Unavailable(f"It is not decided yet what becomes of the order; see: vv order get {placed.order_id}")
 
 
 @order.command("get", epilog=EPILOG)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import pymysql
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -49,7 +50,8 @@ class Wanted:
     "--gateway-url",
     envvar="PAYMENT_GATEWAY_URL",
     show_envvar=True,
-    help="Where the gateway is whose ledger must equal ours.  [default: only the sandbox's table is compared]",
+    help="Where the gateway is whose ledger must equal ours.  "
+    "[default: that of the running stack; without one only the sandbox's table is compared]",
 )
 @click.option(
     "--overdue-s",
@@ -90,8 +92,9 @@ def audit_command(
     if wants_repair and not yes and not sys.stdin.isatty():
         raise click.UsageError("--repair asks before each repair, and standard input is no terminal; add --yes.")
     stack = stack_file.read(data_dir)
+    gateway_url = gateway_url or (stack or {}).get("gateway")
     payment_url = os.environ.get("PAYMENT_URL") or (stack or {}).get("payment") or AsyncPaymentClient.default_url
-    with databases.reachable(data_dir, os.environ) as found:
+    with databases.reachable(data_dir, os.environ, must_exist=True) as found:
         if overdue_s is None:
             # Who is not there cannot take anything up.
             overdue_s = math.inf if found.embedded and stack is None else OVERDUE_S
@@ -102,9 +105,9 @@ def audit_command(
         raise SystemExit(1)
 
 
-async def audit_with_progress(urls: Mapping[str, str]) -> Report:
-    """Audit the databases, with a progress bar on standard error. Raises Unavailable."""
-    report, _ = await _audit(urls, Wanted(), None)
+async def audit_with_progress(urls: Mapping[str, str], gateway_url: str | None) -> Report:
+    """Audit the databases and the gateway, with a progress bar on standard error. Raises Unavailable."""
+    report, _ = await _audit(urls, Wanted(gateway_url=gateway_url), None)
     return report
 
 
@@ -122,6 +125,9 @@ async def _audit(
             return report, repairs
     except DatabaseUnavailable as error:
         raise Unavailable(f"The audit could not be made: {error.detail}.") from error
+    except pymysql.err.ProgrammingError as error:
+        # A table is not there.
+        raise Unavailable(f"The audit could not be made: {error.args[-1]}; run: vv migrate apply") from error
 
 
 async def _with_progress(books: Books, quiesced: bool) -> Report:

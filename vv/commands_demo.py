@@ -60,7 +60,7 @@ async def _hold_and_audit(data_dir: Path, wanted: sale.Sale, as_json: bool) -> N
     except ServiceError as error:
         raise Unavailable(f"The sale could not be held: {error.detail}") from error
     with databases.reachable(data_dir, os.environ) as found:
-        report = await audit_with_progress(found.service_urls)
+        report = await audit_with_progress(found.service_urls, stack["gateway"])
     document = _result_document(wanted, result) | {"audit": report_document(report)}
     show(document, [*_result_lines(wanted, result), "", *report_lines(report)], as_json=as_json)
     if not (result.adds_up and report.is_clean):

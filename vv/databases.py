@@ -56,8 +56,11 @@ def embedded(mariadb: Mariadb) -> Databases:
 
 
 @contextmanager
-def reachable(data_dir: Path, environment: Mapping[str, str], say: Say = say_aside) -> Iterator[Databases]:
-    """The databases, whether a stack runs or not: the embedded server is started for the block if need be.
+def reachable(
+    data_dir: Path, environment: Mapping[str, str], say: Say = say_aside, *, must_exist: bool = False
+) -> Iterator[Databases]:
+    """The databases, whether a stack runs or not: the embedded server is started for the block if need be, and made
+    unless it ``must_exist``.
 
     Blocks. Raises Unavailable, click.UsageError.
     """
@@ -66,6 +69,8 @@ def reachable(data_dir: Path, environment: Mapping[str, str], say: Say = say_asi
         yield found
         return
     mariadb = Mariadb(data_dir)
+    if must_exist and not mariadb.exists:
+        raise Unavailable(f"There is no database in {data_dir}; name its folder with --data-dir.")
     with ExitStack() as running:
         try:
             running.enter_context(folder.locked(data_dir))

@@ -58,7 +58,8 @@ class Book:
         rest = charged - self._refunded.get(charge.key, 0)
         if wanted.currency != charge.currency or wanted.amount > rest:
             raise RefundExceedsCharge(
-                f"{rest} {charge.currency} of the charge are left, not {wanted.amount} {wanted.currency}.",
+                f"{rest} of the charge are left, in minor units of {charge.currency}, "
+                f"not {wanted.amount} of {wanted.currency}.",
                 refundable=rest,
             )
         return self._add(Kind.REFUND, key, charge.key, wanted.amount, wanted.currency, ChargeStatus.APPROVED), True

@@ -51,6 +51,11 @@ class Mariadb:
         self._passwords: dict[str, str] | None = None
 
     @property
+    def exists(self) -> bool:
+        """Whether the folder has a database already."""
+        return self._data.exists()
+
+    @property
     def passwords(self) -> dict[str, str]:
         if self._passwords is None:
             self._passwords = accounts.read_or_make_passwords(self.folder / "credentials.json")

@@ -199,7 +199,8 @@ class Stack:
 
     def _write_stack_file(self) -> None:
         pids = {name: child.pid for name, child in self._children.items()}
-        stack_file.write(self.data_dir, self.urls, pids, self._mariadb)
+        gateway_url = self._environment.get("PAYMENT_GATEWAY_URL") or None
+        stack_file.write(self.data_dir, self.urls, pids, self._mariadb, gateway_url)
 
     async def _end(self, names: Sequence[str], hurry: asyncio.Event) -> None:
         """SIGTERM, and SIGKILL for those that are still there when their time is up or ``hurry`` is set."""

@@ -15,10 +15,21 @@ def path_in(data_dir: Path) -> Path:
     return data_dir / "stack.json"
 
 
-def write(data_dir: Path, urls: Mapping[str, str], pids: Mapping[str, int | None], mariadb: Mariadb | None) -> None:
-    """Write the file whole. With configured databases ``database`` and its pid are null."""
+def write(
+    data_dir: Path,
+    urls: Mapping[str, str],
+    pids: Mapping[str, int | None],
+    mariadb: Mariadb | None,
+    gateway_url: str | None,
+) -> None:
+    """Write the file whole. Of a database that is not ours, and of the sandbox, there is nothing to tell: null."""
     database = {"socket": str(mariadb.socket), "port": mariadb.port} if mariadb else None
-    document = {**urls, "pids": {name: pids.get(name) for name in (*urls, "database")}, "database": database}
+    document = {
+        **urls,
+        "pids": {name: pids.get(name) for name in (*urls, "database")},
+        "database": database,
+        "gateway": gateway_url,
+    }
     folder.write_whole(path_in(data_dir), json.dumps(document, indent=2) + "\n")
 
 

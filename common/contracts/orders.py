@@ -116,6 +116,12 @@ class ListOrdersQuery(Request):
     limit: PageLimit = 50
     cursor: Cursor | None = None
 
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.order_id is not None and self.model_fields_set != {"order_id"}:
+            raise ValueError("order_id goes with no other parameter")
+        return self
+
 
 class OrderLine(View):
     """So many of one SKU."""

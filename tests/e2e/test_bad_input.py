@@ -426,6 +426,16 @@ def test_cursor_of_another_list_is_refused(servers: Servers) -> None:
     assert servers.inventory.get("/inventory/ledger", sku=SKU, cursor=of_orders).fields == ["cursor"]
 
 
+def test_one_order_is_asked_for_by_nothing_but_its_id(servers: Servers) -> None:
+    """A filter that goes with it would be ignored, and its caller deceived."""
+    order_id = servers.order.post("/orders", {"user_id": "ann", "sku": servers.new_sku(), "total_amount": 7}).json()[
+        "order_id"
+    ]
+    assert servers.order.get("/orders", order_id=order_id).status == 200
+    for other in ({"user_id": "bob"}, {"status": "failed"}, {"limit": "1"}):
+        assert_refused(servers.order.get("/orders", order_id=order_id, **other))
+
+
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
 @pytest.mark.usefixtures("unchanged")
 def test_unknown_and_repeated_parameters_are_refused(endpoint: Endpoint, servers: Servers) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from tests.e2e.conftest import Servers
 from tests.processes import Services, free_port
 from vv.__main__ import main
+from vv.databases import Databases
 
 Vv = Callable[..., "subprocess.CompletedProcess[str]"]
 UNKNOWN_ID = "01890000-0000-7000-8000-000000000000"
@@ -112,6 +114,32 @@ class TestCommands:
         assert ended.returncode == 3
         assert "--idempotency-key" in ended.stderr
         assert vv("order", "list", "--timeout", "1", ORDER_URL=nowhere).returncode == 3
+
+    def test_an_order_that_is_not_decided_is_exit_code_3(self, vv: Vv, servers: Servers) -> None:
+        """It is printed, and how to learn what became of it."""
+        order = ("order", "create", "--user", "ada", "--sku", servers.new_sku(), "--amount", "1", "--json")
+        ended = vv(*order, "--payment-method", "tok_timeout")
+        assert ended.returncode == 3
+        assert f"vv order get {json.loads(ended.stdout)['order_id']}" in ended.stderr
+
+
+class TestAudit:
+    def test_no_database_is_made(self, tmp_path: Path) -> None:
+        """A mistyped folder is named, and stays what it is: not there."""
+        ended = run({}, "audit", "--data-dir", str(tmp_path / "mistyped"))
+        assert (ended.returncode, ended.stdout) == (3, "")
+        assert "There is no database in" in ended.stderr
+        assert not (tmp_path / "mistyped").exists()
+
+    def test_a_database_without_tables_is_named(self, migrated: Databases) -> None:
+        """With what to do about it."""
+        urls = {f"{service.upper()}_DATABASE_URL": url for service, url in migrated.migration_urls.items()}
+        urls["ORDER_DATABASE_URL"] = urls["ORDER_DATABASE_URL"].replace("/order_db?", "/mysql?")
+        ended = run(urls, "audit")
+        assert ended.returncode == 3
+        assert "mysql.orders" in ended.stderr
+        assert "vv migrate apply" in ended.stderr
+        assert "Traceback" not in ended.stderr
 
 
 def document(ended: "subprocess.CompletedProcess[str]") -> Any:

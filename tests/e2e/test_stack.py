@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from common.clients import AsyncInventoryClient, AsyncOrderClient, OrderStatus, RetryPolicy, ServiceError
+from tests.gateway_process import GatewayProcess
 from tests.processes import FAST_RECOVERY, free_port
 
 SERVICES = ("order", "inventory", "payment")
@@ -85,7 +86,7 @@ def test_up_is_ready_stops_on_ctrl_c_and_is_quick_the_second_time(up: Up) -> Non
     """The stack tells where it is, leaves no process behind, keeps its data, and comes back within seconds."""
     stack = up.start()
     pids = stack["pids"].values()
-    assert {*SERVICES, "pids", "database"} == stack.keys()
+    assert {*SERVICES, "pids", "database", "gateway"} == stack.keys()
     assert all(map(is_alive, pids))
 
     assert up.end(signal.SIGINT) == 0
@@ -106,6 +107,21 @@ def test_the_printed_curl_places_an_order(up: Up) -> None:
     pasted = subprocess.run(["bash", "-c", "\n".join(lines[first : first + 2])], capture_output=True, check=True)
 
     assert json.loads(pasted.stdout)["status"] == "completed"
+
+
+def test_the_audit_looks_into_the_ledger_of_the_stacks_gateway(up: Up, tmp_path: Path) -> None:
+    """Without being told where it is: it is in ``stack.json``."""
+    gateway = GatewayProcess(tmp_path).start()
+    try:
+        stack = up.start(PAYMENT_GATEWAY_URL=gateway.url)
+        assert stack["gateway"] == gateway.url
+        asyncio.run(_order_something(stack))
+        usual = {name: value for name, value in os.environ.items() if name != "PAYMENT_GATEWAY_URL"}
+        audit = [sys.executable, "-m", "vv", "audit", "--data-dir", str(up.folder)]
+        ended = subprocess.run(audit, env=usual, capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stderr) == (0, "")
+    finally:
+        gateway.stop()
 
 
 def test_whatever_dies_is_started_again(up: Up) -> None:
