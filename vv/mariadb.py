@@ -94,7 +94,7 @@ class Mariadb:
             "--collation-server=utf8mb4_bin",
             "--default-time-zone=+00:00",
             "--innodb-flush-log-at-trx-commit=1",
-            "--innodb-buffer-pool-size=1G",
+            "--innodb-buffer-pool-size=512M",
             "--innodb-log-file-size=128M",
             "--max-connections=500",
             "--performance-schema=off",
