@@ -48,7 +48,7 @@ class Begun:
 
 
 class Purchases:
-    """Group commit for whole purchases: few groups at a time, not counting those that wait for a slow service."""
+    """Group commit for whole purchases: few groups at a time, not counting those that wait for something slow."""
 
     def __init__(
         self,

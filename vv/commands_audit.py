@@ -27,6 +27,8 @@ from vv.commands_stack import data_dir_option
 from vv.errors import Unavailable
 from vv.output import json_option, say_aside, show
 
+_NO_SUCH_TABLE = 1146
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -126,7 +128,8 @@ async def _audit(
     except DatabaseUnavailable as error:
         raise Unavailable(f"The audit could not be made: {error.detail}.") from error
     except pymysql.err.ProgrammingError as error:
-        # A table is not there.
+        if error.args[0] != _NO_SUCH_TABLE:
+            raise
         raise Unavailable(f"The audit could not be made: {error.args[-1]}; run: vv migrate apply") from error
 
 
