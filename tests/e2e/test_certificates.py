@@ -5,6 +5,7 @@ import http.client
 import json
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -182,6 +183,20 @@ def test_plain_http_is_refused(secured: Services) -> None:
     with socket.create_connection(("127.0.0.1", secured.order.port), timeout=15) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n")
         assert b"HTTP/1.1" not in connection.recv(1_000)
+
+
+def test_handshakes_that_never_end_are_cut(secured: Services, folder: Path) -> None:
+    """Who connects and does not go on with TLS is cut off within ten seconds; meanwhile others are served."""
+    began = time.monotonic()
+    silent = [socket.create_connection(("127.0.0.1", secured.order.port)) for _ in range(30)]
+    silent[0].sendall(b"\x16\x03\x01\x02\x00\x01")
+    assert is_let_in(secured.order, certificate_of("operator", folder).client)
+    assert time.monotonic() - began < 2
+    for connection in silent:
+        with connection:
+            connection.settimeout(12)
+            assert connection.recv(1) == b""
+    assert 5 < time.monotonic() - began < 12
 
 
 async def test_a_service_that_is_somebody_else_is_not_believed(secured: Services, folder: Path, tmp_path: Path) -> None:
