@@ -47,7 +47,7 @@ def secured(migrated: Databases, folder: Path, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module", autouse=True)
 def silent(secured: Services) -> Iterator[list[socket.socket]]:
-    """Those who connect and do not go on with TLS; one of them begins to. The last test here sees what becomes of them."""
+    """Those who connect and do not go on with TLS, or begin to; the last test here sees what becomes of them."""
     with contextlib.ExitStack() as opened:
         address = ("127.0.0.1", secured.inventory.port)
         connections = [opened.enter_context(socket.create_connection(address)) for _ in range(30)]
