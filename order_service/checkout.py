@@ -63,13 +63,13 @@ class Checkout:
             OrderStatus.CANCELLING: self._undo,
         }
 
-    async def place(self, wanted: CreateOrder, idempotency_key: str | None) -> Placed:
+    async def place(self, user_id: str, wanted: CreateOrder, idempotency_key: str | None) -> Placed:
         """Accept an order and drive it as far as it goes; a repeated request is answered as the first one was.
 
         Raises IdempotencyMismatch and RequestInProgress.
         """
         answer_by = self._answer_by()
-        new = NewOrder.of(str(uuid7()), wanted, idempotency_key)
+        new = NewOrder.of(str(uuid7()), user_id, wanted, idempotency_key)
         begun = await self._purchases.submit(new)
         order = begun.order
         bind_orders(order.order_id)

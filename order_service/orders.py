@@ -127,7 +127,7 @@ def _write_beginnings(tx: Transaction, orders: Sequence[NewOrder]) -> None:
 
 def _key(order: NewOrder) -> Key:
     """What tells an order from all others, if it has an idempotency key."""
-    return order.wanted.user_id, order.idempotency_key
+    return order.user_id, order.idempotency_key
 
 
 async def _orders_of_keys(tx: Transaction, orders: Sequence[NewOrder]) -> dict[Key, OrderRow]:
