@@ -81,14 +81,16 @@ class Checkout:
         events = await self._orders.events(order.order_id) if domain.may_have_failed(order) else []
         return Placed(order, domain.failure(order, events), replayed)
 
-    async def cancel(self, order_id: str, asked: str) -> OrderRow:
+    async def cancel(self, order_id: str, asked: str, *, owner: str | None = None) -> OrderRow:
         """Take back an order: refund its money, return its stock. Until both are done it is ``cancelling``.
+
+        For an ``owner`` there are no orders but his own.
 
         Raises OrderNotFound and InvalidTransition.
         """
         bind_orders(order_id)
         answer_by = self._answer_by()
-        return await self._drive(await self._orders.begin_cancel(order_id, asked), answer_by)
+        return await self._drive(await self._orders.begin_cancel(order_id, asked, owner=owner), answer_by)
 
     async def drain(self) -> None:
         """Wait for every order that was taken in, and for those that are driven after their request was answered."""

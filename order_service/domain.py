@@ -117,6 +117,7 @@ class OrderRow:
             amount=self.total_amount,
             currency=self.currency,
             payment_method=self.payment_method,
+            user_id=self.user_id,
         )
 
     @property

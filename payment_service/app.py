@@ -37,7 +37,7 @@ from payment_service.recovery import make_recovery
 from payment_service.sandbox import SandboxGateway
 from payment_service.settings import Settings
 
-SCHEMA_REVISION = "0005_add_reason_to_sandbox_gateway"
+SCHEMA_REVISION = "0006_add_user_to_payments"
 
 
 def routes(handlers: Handlers) -> list[Route]:
