@@ -25,7 +25,8 @@ class Handlers:
         self._orders = orders
 
     async def create(self, call: Call[CreateOrder, None, CreateOrderHeaders]) -> Reply:
-        placed = await self._checkout.place(call.body, call.headers.idempotency_key)
+        user_id = call.caller.acting_for(call.body.user_id)
+        placed = await self._checkout.place(user_id, call.body, call.headers.idempotency_key)
         headers = {"Location": f"/orders/{placed.order.order_id}"}
         if placed.replayed:
             headers["Idempotent-Replayed"] = "true"
