@@ -6,7 +6,7 @@ import hmac
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 from uuid import uuid4
 
@@ -66,13 +66,18 @@ class TokenForger:
     kid: str
     algorithm: str
     private: AllowedPrivateKeys
+    usual: Mapping[str, Any]
 
     @classmethod
-    def of(cls, issuer: IssuerProcess, algorithm: str = "RS256", use: str = "sig") -> Self:
-        """With the issuer's own key."""
+    def of(cls, issuer: IssuerProcess, algorithm: str = "RS256", use: str = "sig", **usual: Any) -> Self:
+        """With the issuer's own key; ``usual`` are claims that each token has unless it says otherwise."""
         key = next(key for key in issuer.private_keys() if (key["alg"], key["use"]) == (algorithm, use))
         private: Any = load_pem_private_key(key["pem"].encode(), None)
-        return cls(issuer.url, key["kid"], algorithm, private)
+        return cls(issuer.url, key["kid"], algorithm, private, usual)
+
+    def with_key(self, private: AllowedPrivateKeys) -> Self:
+        """The same forger, with another key that calls itself as the first does."""
+        return replace(self, private=private)
 
     @property
     def public_pem(self) -> bytes:
@@ -94,6 +99,7 @@ class TokenForger:
             "typ": "Bearer",
             "azp": "shop-web",
             "scope": " ".join(BUYER),
+            **self.usual,
         }
         return _changed(usual, changes)
 
