@@ -50,7 +50,7 @@ class Shop:
     async def new_order(self, user_id: str) -> str:
         """Accepted, and left at that."""
         wanted = CreateOrder(user_id=user_id, sku="S", quantity=1, total_amount=5)
-        [order] = await self.orders.accept([NewOrder.of(str(uuid7()), wanted, None)])
+        [order] = await self.orders.accept([NewOrder.of(str(uuid7()), user_id, wanted, None)])
         return order.order_id
 
     async def new_payment(self, user_id: str | None) -> str:
