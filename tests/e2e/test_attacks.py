@@ -1,13 +1,12 @@
 """The table of attacks with the answer that each must get, against real services with their doors locked.
 
-Forged tokens are in forgeries.py, a row each; here is what is done with them, and with tokens that are good but another's.
+Forged tokens are in forgeries.py, a row each; here is what is done with them, and with good tokens of others.
 """
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -70,6 +69,12 @@ def sku(staff: Person) -> str:
     return staff.new_sku(100_000)
 
 
+@pytest.fixture(scope="module")
+def anns(ann: Person, sku: str) -> str:
+    """An order of ann's."""
+    return ann.bought(sku)
+
+
 @pytest.fixture
 def unchanged(stack: Guarded) -> Iterator[None]:
     """Whatever the test does leaves no trace in any table."""
@@ -124,9 +129,11 @@ class TestForgedTokens:
     @pytest.mark.usefixtures("unchanged")
     @pytest.mark.parametrize("row", LONG)
     def test_a_token_that_is_too_long_for_http(self, row: str, forge: Forge, stack: Guarded, sku: str) -> None:
-        """It is no header: 400, before anybody looks at it."""
-        for answer in attempts(stack.with_token(LONG[row](forge)), sku):
+        """It is no header: 400, before anybody looks at it, and without repeating it."""
+        token = LONG[row](forge)
+        for answer in attempts(stack.with_token(token), sku):
             assert_problem(answer, 400, "malformed_http")
+            assert token[:8] not in answer.body.decode()
 
     @pytest.mark.usefixtures("forge")
     def test_nobody_went_to_the_attacker(self, trap: Trap) -> None:
@@ -163,7 +170,7 @@ HEADERS: dict[str, tuple[Callable[[str], str], int]] = {
     "what TLS proxies say": (lambda _: "X-SSL-Client-S-DN: CN=operator\r\nX-Client-Cert: order", 401),
     "another method": (lambda good: f"X-HTTP-Method-Override: GET\r\nX-Authorization: Bearer {good}", 401),
     "not ASCII": (lambda good: f"Authorization: Bearer {good}é", 401),
-    "wide digits": (lambda _: "Authorization: Bearer １２３.４５６.７８９", 401),
+    "wide digits": (lambda _: "Authorization: Bearer \uff11.\uff12.\uff13", 401),
     "a folded header": (lambda good: f"Authorization: Bearer\r\n {good}", 400),
     "a blank before the colon": (lambda good: f"Authorization : Bearer {good}", 400),
     "NUL": (lambda good: f"Authorization: Bearer {good}\0", 400),
@@ -236,7 +243,7 @@ class TestWhoMayCallARoute:
     def test_a_user_with_the_scope(self, endpoint: Endpoint, stack: Guarded) -> None:
         """That one scope is enough to get in: what is wrong then is the request."""
         token = stack.issuer.token("one", str(endpoint.route.access.scope))
-        assert call(stack, endpoint, token).status in (200, 404, 415, 422)
+        assert call(stack, endpoint, token).status in (200, 400, 404, 415, 422)
 
     @pytest.mark.usefixtures("unchanged")
     @each_internal_route
@@ -280,7 +287,7 @@ class TestWhoMayCallARoute:
         "path",
         ["/orders/", "//orders", "/orders/.", "/./orders", "/%6frders", "/ORDERS", "/orders;x", "/livez/../orders"],
     )
-    @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "TRACE", "QUERY"])
+    @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "QUERY"])
     def test_no_other_way_in(self, method: str, path: str, stack: Guarded, sku: str) -> None:
         """No spelling of a path and no method leads around the question of who calls."""
         body = f'{{"user_id": "ann", "sku": "{sku}", "total_amount": 1}}'.encode()
@@ -290,11 +297,6 @@ class TestWhoMayCallARoute:
 
 
 class TestAnothersOrder:
-    @pytest.fixture(scope="class")
-    def anns(self, ann: Person, sku: str) -> str:
-        """An order of ann's."""
-        return ann.bought(sku)
-
     @pytest.mark.usefixtures("unchanged")
     def test_is_not_there(self, anns: str, eve: Person) -> None:
         """404 for each way to see it, word for word what is said of an order that does not exist."""
@@ -358,7 +360,7 @@ class TestAnothersOrder:
         assert ann.order.get(f"/orders/{anns}/events").status == 200
         assert ann.order.get(f"/orders?order_id={anns}").status == 200
         assert ann.order.get("/orders?user_id=ann&limit=200").body == ann.order.get("/orders?limit=200").body
-        assert ann.payment.get(f"/payments?order_id={anns}").json()["captured_amount" if False else "amount"] == 700
+        assert ann.payment.get(f"/payments?order_id={anns}").json()["amount"] == 700
 
     def test_staff_see_and_change_everybodys(self, ann: Person, staff: Person, sku: str) -> None:
         """With orders:admin; refunding takes payments:refund as well."""
@@ -446,27 +448,37 @@ class TestInjection:
     def test_a_field_is_only_a_value(self, text: str, staff: Person, ann: Person, sku: str) -> None:
         """In every field a caller fills: a definite refusal, or nothing found."""
         answers = [
-            ann.buy(text.strip()),
-            ann.buy(sku, currency=text),
+            ann.buy(sku, currency=f"{text}x"),
             ann.buy(sku, total_amount=text),
             ann.buy(sku, quantity=text),
             ann.buy(sku, user_id=text.strip()),
-            ann.buy(sku, **{text: 1}),
+            ann.order.post("/orders", {"sku": sku, "total_amount": 700, text: 1}),
             ann.order.patch("/orders", {"order_id": text, "status": "cancelled"}),
             ann.order.get(f"/orders/{_quoted(text)}"),
             ann.order.get(f"/orders?order_id={_quoted(text)}"),
             ann.order.get(f"/orders?status={_quoted(text)}"),
             ann.order.get(f"/orders?cursor={_quoted(text)}"),
-            ann.order.get(f"/orders?limit={_quoted('1' + text)}"),
+            ann.order.get(f"/orders?limit={_quoted('x' + text)}"),
             ann.inventory.get(f"/inventory/sku?sku={_quoted(text)}"),
             ann.payment.get(f"/payments?order_id={_quoted(text)}"),
             staff.inventory.post("/inventory/increase", {"sku": text.strip(), "quantity": 1, "request_id": "r"}),
             staff.payment.post("/payments/refund", {"order_id": text, "amount": 1}),
             staff.payment.post("/payments/refund", {"order_id": UNKNOWN_ID, "amount": 1, "request_id": text.strip()}),
         ]
-        # An unknown SKU fails the order, which is written down; that is why it is asked for by a name of its own.
-        statuses = [answer.status for answer in answers]
-        assert [status for status in statuses if not 400 <= status < 500] == []
+        assert [answer.body for answer in answers if not 400 <= answer.status < 500] == []
+
+    @pytest.mark.parametrize("text", HOSTILE)
+    def test_an_article_or_a_key_is_only_a_name(self, text: str, ann: Person, staff: Person, stack: Guarded) -> None:
+        """What does not exist is not found, whatever it is called; what is called so is sold."""
+        name = text.strip()
+        stock = stack.books.state()["inventory"]
+        assert_problem(ann.buy(f"no {name}"), 404, "sku_not_found")
+        assert stack.books.state()["inventory"] == stock
+        made = staff.inventory.post("/inventory/create", {"product_id": name, "sku": name, "quantity": 3})
+        assert made.status == 201
+        order_id = ann.bought(name, key=name)
+        assert ann.bought(name, key=name) == order_id
+        assert ann.stock_of(_quoted(name)) == 2
 
     def test_the_tables_are_still_there(self, stack: Guarded, ann: Person, sku: str) -> None:
         """After all of that an order still goes through."""
@@ -569,5 +581,4 @@ class TestUnderConcurrency:
 def test_nothing_is_left_undone(stack: Guarded) -> None:
     """After all the attacks the books come to rest."""
     stack.books.settle()
-    states: dict[str, Any] = dict(stack.books.state())
-    assert states["orders"][0] == states["payments"][0] or states["orders"][0] > 0
+    assert stack.books.state()["orders"][0] > 0
