@@ -2,19 +2,18 @@
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
 
 import aiohttp
 
 from common.server import raise_open_files_limit
 from vv import databases, folder, migrate, process, stack_file
+from vv.children import STOP_TIMEOUT_S, check_start, end, in_thread, keep_alive
 from vv.databases import Databases
 from vv.errors import Unavailable
 from vv.mariadb import START_TIMEOUT_S as DATABASE_START_TIMEOUT_S
@@ -22,21 +21,13 @@ from vv.mariadb import Mariadb
 from vv.output import Say, say
 from vv.process import Child
 
-T = TypeVar("T")
-
 PORTS = {"order": 8081, "inventory": 8082, "payment": 8083}
 # Below the ports that systems hand out to outgoing connections (from 32768 on Linux), which are taken at random.
 DATABASE_PORT = 13306
 PORT_OFFSET_MAX = 65_535 - DATABASE_PORT
 
 _SERVICE_START_TIMEOUT_S = 30.0
-# Longer than a service drains (0.5 s + 20 s).
-_STOP_TIMEOUT_S = 30.0
 _POLL_INTERVAL_S = 0.03
-_RESTART_DELAY_MIN_S = 0.2
-_RESTART_DELAY_MAX_S = 5.0
-# Whoever ran this long did not die of its start.
-_RAN_WELL_S = 30.0
 
 
 class Stack:
@@ -80,10 +71,10 @@ class Stack:
         configured = databases.configured(self._environment)
         raise_open_files_limit()
         self._lock_folder()
-        await _in_thread(lambda: process.wait_for_leftovers(self.data_dir, _STOP_TIMEOUT_S, self.say))
+        await in_thread(lambda: process.wait_for_leftovers(self.data_dir, STOP_TIMEOUT_S, self.say))
         self._check_ports({**self._ports, **({} if configured else {"database": self._database_port})})
         found = configured or await self._start_mariadb()
-        await _in_thread(lambda: self._migrate(found))
+        await in_thread(lambda: self._migrate(found))
         await self._start_services(found)
         self._write_stack_file()
 
@@ -91,7 +82,7 @@ class Stack:
         """Start again whatever dies, until cancelled."""
         async with asyncio.TaskGroup() as keepers:
             for child in self._children.values():
-                keepers.create_task(self._keep_alive(child))
+                keepers.create_task(keep_alive(child, self._write_stack_file, self.say))
 
     async def stop(self) -> None:
         """Stop what was started, which lets running requests finish. Never while ``run`` runs."""
@@ -108,6 +99,9 @@ class Stack:
     def hurry(self) -> None:
         """Have :meth:`stop` kill the services that still drain. The database always ends in order."""
         self._hurry.set()
+
+    async def _end(self, names: Sequence[str], hurry: asyncio.Event) -> None:
+        await end([self._children[name] for name in names if name in self._children], hurry, self.say)
 
     def _lock_folder(self) -> None:
         with ExitStack() as lock:
@@ -130,13 +124,13 @@ class Stack:
 
     async def _start_mariadb(self) -> Databases:
         self._mariadb = mariadb = Mariadb(self.data_dir, self._database_port)
-        await _in_thread(lambda: mariadb.prepare(self.say))
+        await in_thread(lambda: mariadb.prepare(self.say))
         child = Child("database", mariadb.command(), self._environment, self.data_dir, mariadb.log)
         self._children["database"] = child
         await child.start()
         deadline = time.monotonic() + DATABASE_START_TIMEOUT_S
-        while not await _in_thread(mariadb.is_ready):
-            _check_start(child, deadline, "it does not answer")
+        while not await in_thread(mariadb.is_ready):
+            check_start(child, deadline, "it does not answer")
             await asyncio.sleep(_POLL_INTERVAL_S)
         return databases.embedded(mariadb)
 
@@ -161,7 +155,7 @@ class Stack:
             for service, url in self.urls.items():
                 while (why_not := await _why_not_ready(session, url)) is not None:
                     for each in PORTS:
-                        _check_start(self._children[each], deadline if each == service else None, why_not)
+                        check_start(self._children[each], deadline if each == service else None, why_not)
                     await asyncio.sleep(_POLL_INTERVAL_S)
 
     def _settings_of(self, service: str, database_url: str) -> dict[str, str]:
@@ -178,59 +172,10 @@ class Stack:
             f"{prefix}_PORT": str(self._ports[service]),
         }
 
-    async def _keep_alive(self, child: Child) -> None:
-        delay = _RESTART_DELAY_MIN_S
-        while True:
-            started = time.monotonic()
-            exit_code = await child.wait()
-            if time.monotonic() - started > _RAN_WELL_S:
-                delay = _RESTART_DELAY_MIN_S
-            self.say(f"The {child.name} ended ({process.how_it_ended(exit_code)}); starting it again in {delay:g} s.")
-            child.forget_crash_points()
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, _RESTART_DELAY_MAX_S)
-            try:
-                await child.start()
-            except OSError as error:
-                self.say(f"The {child.name} could not be started: {error.strerror}.")
-            else:
-                self.say(f"The {child.name} was started again (pid {child.pid}).")
-                self._write_stack_file()
-
     def _write_stack_file(self) -> None:
         pids = {name: child.pid for name, child in self._children.items()}
         gateway_url = self._environment.get("PAYMENT_GATEWAY_URL") or None
         stack_file.write(self.data_dir, self.urls, pids, self._mariadb, gateway_url)
-
-    async def _end(self, names: Sequence[str], hurry: asyncio.Event) -> None:
-        """SIGTERM, and SIGKILL for those that are still there when their time is up or ``hurry`` is set."""
-        children = [self._children[name] for name in names if name in self._children]
-        for child in children:
-            child.send(signal.SIGTERM)
-        hurried = asyncio.create_task(hurry.wait())
-        ends = {asyncio.create_task(child.wait()): child for child in children if child.pid is not None}
-        remaining = set(ends)
-        deadline = time.monotonic() + _STOP_TIMEOUT_S
-        while remaining and not hurried.done() and time.monotonic() < deadline:
-            await asyncio.wait(
-                {*remaining, hurried}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED
-            )
-            remaining = {end for end in remaining if not end.done()}
-        for end in remaining:
-            self.say(f"The {ends[end].name} (pid {ends[end].pid}) is still there; killing it.")
-            ends[end].send(signal.SIGKILL)
-        await asyncio.gather(*ends)
-        hurried.cancel()
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Do blocking work in a thread; when cancelled still wait for its end, for it works on what we stop next."""
-    thread = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        await asyncio.wait([thread])
-        raise
 
 
 async def _why_not_ready(session: aiohttp.ClientSession, url: str) -> str | None:
@@ -239,13 +184,3 @@ async def _why_not_ready(session: aiohttp.ClientSession, url: str) -> str | None
             return None if response.status == 200 else f"/readyz answers {response.status}: {await response.text()}"
     except (aiohttp.ClientError, TimeoutError):
         return "/readyz does not answer"
-
-
-def _check_start(child: Child, deadline: float | None, why_not_ready: str) -> None:
-    if child.has_ended:
-        problem = "did not start"
-    elif deadline is not None and time.monotonic() > deadline:
-        problem = f"did not become ready in time ({why_not_ready})"
-    else:
-        return
-    raise Unavailable(f"The {child.name} {problem}. The end of its log:\n{child.last_lines()}")
