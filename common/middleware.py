@@ -104,6 +104,8 @@ def problem_response(error: errors.ServiceError, headers: dict[str, str] | None 
     headers = dict(headers or {})
     if error.retry_after_s is not None:
         headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after_s)))
+    if error.challenge is not None:
+        headers[hdrs.WWW_AUTHENTICATE] = error.challenge
     return web.Response(
         status=error.status,
         reason=HTTPStatus(error.status).phrase,

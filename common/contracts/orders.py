@@ -63,7 +63,7 @@ class OrderStatus(StrEnum):
 class CreateOrder(Request):
     """An order: one ``sku`` and ``quantity``, or several ``items``."""
 
-    user_id: UserId
+    user_id: UserId | None = Field(None, description="who buys; may be left out by a buyer whose token says it")
     sku: Sku | None = None
     quantity: Quantity | None = Field(None, description="1 unless given")
     items: Lines | None = None
