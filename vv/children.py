@@ -55,9 +55,9 @@ async def keep_alive(child: Child, started_again: Callable[[], None], say: Say) 
 
 
 async def end(children: Sequence[Child], hurry: asyncio.Event, say: Say) -> None:
-    """SIGTERM, and SIGKILL for those that are still there when their time is up or ``hurry`` is set."""
+    """Have them end, with SIGKILL for those that are still there when their time is up or ``hurry`` is set."""
     for child in children:
-        child.send(signal.SIGTERM)
+        child.send(child.stop_signal)
     hurried = asyncio.create_task(hurry.wait())
     ends = {asyncio.create_task(child.wait()): child for child in children if child.pid is not None}
     remaining = set(ends)
