@@ -21,6 +21,7 @@ from common.contracts.orders import (
     OrderQuery,
     OrderTimeline,
     PatchOrder,
+    PlacedOrderHeaders,
 )
 from common.contracts.payments import PaymentCancelled, PaymentDeclined
 from common.database import Database
@@ -44,7 +45,8 @@ def routes(handlers: Handlers) -> list[Route]:
     return [
         Route(
             "POST", "/orders", handlers.create, "Place an order",
-            body=CreateOrder, headers=CreateOrderHeaders, replies={201: Order, 202: Order},
+            body=CreateOrder, headers=CreateOrderHeaders,
+            replies={201: Order, 202: Order}, reply_headers=PlacedOrderHeaders,
             errors=[
                 OutOfStock, PaymentDeclined, SkuNotFound, IdempotencyMismatch, RequestInProgress,
                 OrderCancelled, PaymentCancelled,
