@@ -114,7 +114,7 @@ class Services:
     with the certificates in the folder ``tls`` if there is one."""
 
     def __init__(
-        self, database_urls: Mapping[str, str], folder: Path, *, tls: Path | None = None, **settings: str
+        self, database_urls: Mapping[str, str], folder: Path, tls: Path | None = None, /, **settings: str
     ) -> None:
         environment = {f"{name.upper()}_DATABASE_URL": url for name, url in database_urls.items()}
         environment |= FAST_RECOVERY | settings

@@ -2,6 +2,7 @@
 
 import fcntl
 import re
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -46,6 +47,24 @@ def ensure(folder: Path, hosts: Sequence[str] = (), *, days: int = DAYS, renew: 
             return _ensure(folder, wanted, timedelta(days=days), renew)
     except OSError as error:
         raise Unavailable(f"The certificates in {folder} cannot be made: {error.strerror}.") from error
+
+
+def files_of(folder: Path, name: str) -> tuple[Path, Path, Path]:
+    """Certificate, key and authority of one of ``NAMES``, as files."""
+    return folder / f"{name}.crt", folder / f"{name}.key", folder / f"{CA}.crt"
+
+
+def operator_tls(folder: Path) -> ssl.SSLContext:
+    """For calls as the operator to whoever has a certificate from ``folder``. Raises Unavailable."""
+    certificate, key, ca = files_of(folder, OPERATOR)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_verify_locations(ca)
+        context.load_cert_chain(certificate, key)
+    except OSError as error:
+        raise Unavailable(f"The operator's certificate in {folder} cannot be used ({error.strerror}).") from error
+    return context
 
 
 def _ensure(folder: Path, hosts: Sequence[Host], valid: timedelta, renew: bool) -> list[str]:
