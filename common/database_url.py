@@ -13,7 +13,7 @@ def parse_database_url(url: str, tls: ssl.SSLContext | None = None) -> dict[str,
     ``ssl_ca``, and with it ``ssl_cert`` and ``ssl_key``, are files (PEM) with which connections are encrypted and both
     ends verified; else ``tls`` is, if it is given. A socket of this machine needs neither.
 
-    Raises ValueError with a sentence that does not contain the password, and OSError when the files cannot be used.
+    Raises ValueError with a sentence that does not contain the password.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("mysql", "mariadb") or not parts.path.strip("/"):
@@ -44,8 +44,11 @@ def parse_database_url(url: str, tls: ssl.SSLContext | None = None) -> dict[str,
 def _tls_of(files: dict[str, str]) -> ssl.SSLContext:
     if "ssl_ca" not in files or ("ssl_cert" in files) != ("ssl_key" in files):
         raise ValueError("must name ssl_ca, and ssl_cert and ssl_key together")
-    context = ssl.create_default_context(cafile=files["ssl_ca"])
+    try:
+        context = ssl.create_default_context(cafile=files["ssl_ca"])
+        if "ssl_cert" in files:
+            context.load_cert_chain(files["ssl_cert"], files["ssl_key"])
+    except OSError as error:
+        raise ValueError(f"names files that cannot be used: {error.strerror or error}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    if "ssl_cert" in files:
-        context.load_cert_chain(files["ssl_cert"], files["ssl_key"])
     return context

@@ -14,7 +14,7 @@ class SettingMistake(Exception):
     """A variable that is wrong before its value is known."""
 
 
-def secret_in(environment: Mapping[str, str | None], variable: str) -> str | None:
+def secret_in(environment: Mapping[str, Any], variable: str) -> str | None:
     """The secret that a variable has, or the file that ``VARIABLE_FILE`` names.
 
     Raises SettingMistake when both are set, or when the file cannot be read.
