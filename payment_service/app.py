@@ -1,5 +1,6 @@
 """The payment service put together: what is built and wired, and the route table."""
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -19,12 +20,14 @@ from common.contracts.payments import (
     PaymentDeclined,
     PaymentNotFound,
     PaymentQuery,
+    PaymentUnresolved,
     RefundExceedsCharge,
     RefundPayment,
 )
 from common.database import Database
 from common.errors import IdempotencyMismatch
 from common.security import Security
+from common.settings import refuse_setting
 from common.telemetry import Metrics
 from common.web import BATCH_BODY_BYTES_MAX, Route
 from common.web import make_app as make_web_app
@@ -62,7 +65,7 @@ def routes(handlers: Handlers) -> list[Route]:
             "POST", "/payments/refund", handlers.refund, "Give money back, never more than was captured",
             access=users(Scope.PAYMENTS_REFUND),
             body=RefundPayment, replies={200: Payment, 202: Payment},
-            errors=[PaymentNotFound, NothingCaptured, RefundExceedsCharge, IdempotencyMismatch],
+            errors=[PaymentNotFound, PaymentUnresolved, NothingCaptured, RefundExceedsCharge, IdempotencyMismatch],
         ),
         Route(
             "POST", "/payments/cancel", handlers.cancel, "See to it that an order is not charged",
@@ -80,8 +83,17 @@ def make_gateway(database: Database, settings: Settings, metrics: Metrics, secur
         timeout_s=settings.gateway_timeout_s,
         connections_max=settings.gateway_connections_max,
         token=settings.gateway_token,
-        tls=security.client_tls,
+        tls=gateway_tls(settings, security),
     )
+
+
+def gateway_tls(settings: Settings, security: Security) -> ssl.SSLContext | None:
+    if settings.gateway_ca is None:
+        return security.client_tls
+    try:
+        return security.client_tls_believing(settings.gateway_ca)
+    except OSError as error:
+        refuse_setting(settings, "gateway_ca", f"cannot be used: {error.strerror or error}")
 
 
 def make_app(settings: Settings) -> web.Application:

@@ -81,7 +81,7 @@ def test_groups_have_their_roles(realm: dict[str, Any]) -> None:
 
 
 def test_roles_contain_no_others(realm: dict[str, Any]) -> None:
-    """Keycloak gives a scope to whoever has any of the roles within its role: the composite would open staff's to buyers."""
+    """Keycloak gives a scope to whoever has any role within its role: a composite would open staff's to buyers."""
     roles = realm["roles"]["realm"]
     assert {role["name"] for role in roles} == {"buyer", "staff"}
     assert [role for role in roles if role.get("composite") or role.get("composites")] == []
@@ -123,7 +123,7 @@ def test_tokens_have_our_audience_and_a_subject(client_id: str, realm: dict[str,
 
 
 def test_names_that_are_used_exist(realm: dict[str, Any]) -> None:
-    """Keycloak skips a scope that does not exist with a warning, and makes a role that does not: neither says that it failed."""
+    """Keycloak skips a scope that does not exist, and makes a role that does not: neither says that it failed."""
     scopes = {scope["name"] for scope in realm["clientScopes"]}
     used = {scope for found in realm["clients"] for scope in scopes_of(found)}
     assert used | {mapping["clientScope"] for mapping in realm["scopeMappings"]} <= scopes
