@@ -59,8 +59,11 @@ async def test_a_token_is_renewed_before_it_expires(process: IssuerProcess, own:
 
 
 @pytest.mark.parametrize("mode", ["refuse", "hang"])
-async def test_nobody_waits_for_a_renewal(mode: str, process: IssuerProcess, own: ClientCredentials) -> None:
+async def test_nobody_waits_for_a_renewal(
+    mode: str, process: IssuerProcess, own: ClientCredentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While the old token is good it is used, also if the issuer does not answer; afterwards the new one is."""
+    monkeypatch.setattr(credentials_module, "_RETRY_S", 0.1)
     process.behave(lifetime_s=2)
     old = await own.token()
     process.behave(mode=mode)
