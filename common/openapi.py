@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -12,8 +12,8 @@ from aiohttp import web
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from common import errors
-from common.contracts.access import SERVICE_SCOPE, Access, Service
+from common import context, errors
+from common.contracts.access import FROM_TOKEN, SERVICE_SCOPE, Access, Service
 
 if TYPE_CHECKING:
     from common.web import Route
@@ -44,8 +44,32 @@ _PROBLEM_SCHEMA = {
         "retryable": {"type": "boolean", "description": "Whether the same request may succeed later."},
         "request_id": {"type": ["string", "null"]},
         "error": {"type": "string", "description": "The same as `detail`."},
+        "retry_after_s": {"type": "number", "minimum": 0, "description": "Seconds to wait before trying again."},
+        "errors": {
+            "type": "array",
+            "description": "Each field that was refused.",
+            "items": {
+                "type": "object",
+                "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
+                "required": ["field", "message"],
+            },
+        },
     },
     "required": ["type", "title", "status", "detail", "code", "retryable", "request_id", "error"],
+}
+
+_REQUEST_ID = {
+    context.REQUEST_ID_HEADER: {
+        "description": "The id under which the request was logged: the caller's own, if it sent one.",
+        "required": True,
+        "schema": {"type": "string", "minLength": 1},
+    }
+}
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": "Seconds to wait before trying again, where that may help.",
+        "schema": {"type": "integer", "minimum": 1},
+    }
 }
 
 
@@ -76,12 +100,23 @@ def document(title: str, routes: Sequence["Route"], *, is_guarded: bool = False)
             {"security": _security(route.access)} if is_guarded else {}
         )
     schemes = {"securitySchemes": _SECURITY_SCHEMES} if is_guarded else {}
+    schemas = definitions.get("$defs", {})
+    if not is_guarded:
+        _require_what_no_token_says(schemas.values())
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version("vv-ecommerce")},
         "paths": paths,
-        "components": {"schemas": {**definitions.get("$defs", {}), "Problem": _PROBLEM_SCHEMA}, **schemes},
+        "components": {"schemas": {**schemas, "Problem": _PROBLEM_SCHEMA}, **schemes},
     }
+
+
+def _require_what_no_token_says(schemas: Iterable[dict[str, Any]]) -> None:
+    for schema in schemas:
+        for name, field in schema.get("properties", {}).items():
+            if field.items() >= FROM_TOKEN.items():
+                schema["properties"][name] = _inline(field, {})
+                schema["required"] = [name, *schema.get("required", [])]
 
 
 def _security(access: Access) -> list[dict[str, list[str]]]:
@@ -104,6 +139,7 @@ def _operation(route: "Route", refs: Any, always: Sequence[type[errors.ServiceEr
             **{
                 str(status): {
                     "description": (inspect.getdoc(model) or model.__name__).splitlines()[0],
+                    "headers": _REQUEST_ID | _headers(route.reply_headers),
                     "content": {"application/json": {"schema": refs[model, "serialization"]}},
                 }
                 for status, model in route.replies.items()
@@ -160,10 +196,31 @@ def _problems(route: "Route", always: Sequence[type[errors.ServiceError]]) -> di
         by_status.setdefault(error.status, []).append(error)
     return {
         str(status): {
+            "headers": _REQUEST_ID | _problem_headers(route, found),
             "description": "; ".join(dict.fromkeys(f"`{error.code}`: {error.title()}" for error in found)),
             "content": {errors.PROBLEM_CONTENT_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}},
         }
         for status, found in sorted(by_status.items())
+    }
+
+
+def _problem_headers(route: "Route", found: Sequence[type[errors.ServiceError]]) -> dict[str, Any]:
+    """Of the headers of a success, a refusal may have those that fit it."""
+    of_success = _headers(route.reply_headers) if set(found) & set(route.errors) else {}
+    return {name: header | {"required": False} for name, header in of_success.items()} | (
+        _RETRY_AFTER if any(error.retryable for error in found) else {}
+    )
+
+
+def _headers(model: type[BaseModel] | None) -> dict[str, Any]:
+    schema = model.model_json_schema() if model else {"properties": {}}
+    return {
+        name: {
+            "description": field.pop("description", ""),
+            "required": name in schema.get("required", ()),
+            "schema": _inline(field, schema.get("$defs", {})),
+        }
+        for name, field in schema["properties"].items()
     }
 
 

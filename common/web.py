@@ -64,7 +64,8 @@ class Route:
     """A row of a service's route table, from which both the router and ``/openapi.json`` are made.
 
     ``access`` is who may call it, ``body`` and ``query`` are the contracts that the request must fit (a path parameter
-    is a field of ``query``), ``replies`` the contract of each success, ``errors`` what it may refuse with.
+    is a field of ``query``), ``replies`` the contract of each success, ``reply_headers`` that of its headers,
+    ``errors`` what it may refuse with.
     """
 
     method: str
@@ -76,6 +77,7 @@ class Route:
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     headers: type[BaseModel] | None = None
+    reply_headers: type[BaseModel] | None = None
     errors: Sequence[type[ServiceError]] = ()
     body_bytes_max: int = BODY_BYTES_MAX
 

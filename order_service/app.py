@@ -22,6 +22,7 @@ from common.contracts.orders import (
     OrderQuery,
     OrderTimeline,
     PatchOrder,
+    PlacedOrderHeaders,
 )
 from common.contracts.payments import PaymentCancelled, PaymentDeclined
 from common.database import Database
@@ -47,7 +48,8 @@ def routes(handlers: Handlers) -> list[Route]:
         Route(
             "POST", "/orders", handlers.create, "Place an order",
             access=users(Scope.ORDERS_WRITE),
-            body=CreateOrder, headers=CreateOrderHeaders, replies={201: Order, 202: Order},
+            body=CreateOrder, headers=CreateOrderHeaders,
+            replies={201: Order, 202: Order}, reply_headers=PlacedOrderHeaders,
             errors=[
                 OutOfStock, PaymentDeclined, SkuNotFound, IdempotencyMismatch, RequestInProgress,
                 OrderCancelled, PaymentCancelled,

@@ -19,6 +19,7 @@ from common.contracts.payments import (
     PaymentDeclined,
     PaymentNotFound,
     PaymentQuery,
+    PaymentUnresolved,
     RefundExceedsCharge,
     RefundPayment,
 )
@@ -62,7 +63,7 @@ def routes(handlers: Handlers) -> list[Route]:
             "POST", "/payments/refund", handlers.refund, "Give money back, never more than was captured",
             access=users(Scope.PAYMENTS_REFUND),
             body=RefundPayment, replies={200: Payment, 202: Payment},
-            errors=[PaymentNotFound, NothingCaptured, RefundExceedsCharge, IdempotencyMismatch],
+            errors=[PaymentNotFound, PaymentUnresolved, NothingCaptured, RefundExceedsCharge, IdempotencyMismatch],
         ),
         Route(
             "POST", "/payments/cancel", handlers.cancel, "See to it that an order is not charged",

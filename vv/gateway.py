@@ -173,7 +173,7 @@ def routes(gateway: Gateway) -> list[Route]:
     ]  # fmt: skip
 
 
-def make_app(ledger: Ledger, behaviour: Behaviour) -> web.Application:
+def make_app(ledger: Ledger, behaviour: Behaviour, security: Security) -> web.Application:
     async def why_not_ready() -> str | None:
         return None
 
@@ -184,7 +184,7 @@ def make_app(ledger: Ledger, behaviour: Behaviour) -> web.Application:
         why_not_ready=why_not_ready,
         lifespan=_nothing_to_open,
         requests_in_flight_max=_REQUESTS_IN_FLIGHT_MAX,
-        security=Security(),
+        security=security,
     )
     app.middlewares.append(_lose_replies)
     return app

@@ -39,8 +39,11 @@ class Services:
     def settings_of(self, service: str, database_url: str) -> dict[str, str]:
         """The environment of a service: ours, less the databases of others, and where to find what it needs."""
         prefix = service.upper()
-        of_others = ("_DATABASE_URL", "_DATABASE_URL_FILE")
-        inherited = {name: value for name, value in self._environment.items() if not name.endswith(of_others)}
+        inherited = {
+            name: value
+            for name, value in self._environment.items()
+            if not name.endswith(("_DATABASE_URL", "_DATABASE_URL_FILE"))
+        }
         neighbours = {"ORDER_INVENTORY_URL": self.urls["inventory"], "ORDER_PAYMENT_URL": self.urls["payment"]}
         return {
             **inherited,

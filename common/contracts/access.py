@@ -31,6 +31,9 @@ class Service(StrEnum):
 
 SERVICE_SCOPE = "service:"
 
+# Marks a field that may be left out where a token says what would stand in it.
+FROM_TOKEN = {"x-from-token": True}
+
 
 @dataclass(frozen=True)
 class Access:

@@ -1,6 +1,6 @@
 """The bounds and types that the contracts of all services share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -77,6 +77,14 @@ class Page(View, Generic[V]):
 
     items: list[V]
     next_cursor: str | None = None
+
+
+def form(given: Mapping[str, str], *, without: Iterable[str]) -> dict[str, Any]:
+    """A JSON Schema: one of several forms of a body, with the fields that are ``given`` (and their JSON types)."""
+    return {
+        "required": list(given),
+        "properties": {name: {"type": kind} for name, kind in (*given.items(), *((name, "null") for name in without))},
+    }
 
 
 PageLimit = Annotated[int, Field(ge=1, le=PAGE_MAX, description="items on a page at the most")]

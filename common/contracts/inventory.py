@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from common.contracts.base import (
     BATCH_MAX,
@@ -19,6 +19,7 @@ from common.contracts.base import (
     Timestamp,
     Uuid,
     View,
+    form,
     merge_lines,
 )
 from common.errors import Conflict, NotFound
@@ -90,6 +91,10 @@ Lines = Annotated[list[StockLine], Field(min_length=1, max_length=LINES_MAX)]
 class CreateStock(Request):
     """A new SKU with its first stock."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"product_id": "mug", "sku": "MUG-1", "quantity": 100}]},
+    )
+
     product_id: ProductId
     sku: Sku
     quantity: StockQuantity
@@ -97,6 +102,19 @@ class CreateStock(Request):
 
 class DecreaseStock(Request):
     """Take stock, all lines or none: one ``sku`` and ``quantity``, or several ``items`` with a ``request_id``."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                form({"sku": "string", "quantity": "integer"}, without=["items"]),
+                form({"items": "array", "request_id": "string"}, without=["sku", "quantity"]),
+            ],
+            "examples": [
+                {"sku": "MUG-1", "quantity": 2},
+                {"items": [{"sku": "MUG-1", "quantity": 2}], "request_id": "pick-7"},
+            ],
+        },
+    )
 
     sku: Sku | None = None
     quantity: Quantity | None = None
@@ -129,6 +147,10 @@ class DecreaseStock(Request):
 class IncreaseStock(Request):
     """Add stock to a SKU."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"sku": "MUG-1", "quantity": 50, "request_id": "delivery-42"}]},
+    )
+
     sku: Sku
     quantity: Quantity
     request_id: CallerRequestId = Field(description="the same id takes effect once only")
@@ -136,6 +158,8 @@ class IncreaseStock(Request):
 
 class RollbackStock(Request):
     """Undo the decrease of that ``request_id``, or keep it from ever happening."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"request_id": "pick-7"}]})
 
     request_id: CallerRequestId
 

@@ -1,10 +1,11 @@
 """The language of the order service."""
 
 from enum import StrEnum
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import Field, RootModel, model_validator
+from pydantic import ConfigDict, Field, RootModel, model_validator
 
+from common.contracts.access import FROM_TOKEN
 from common.contracts.base import (
     Amount,
     Currency,
@@ -20,6 +21,7 @@ from common.contracts.base import (
     UserId,
     Uuid,
     View,
+    form,
     merge_lines,
 )
 from common.contracts.inventory import Lines
@@ -63,7 +65,22 @@ class OrderStatus(StrEnum):
 class CreateOrder(Request):
     """An order: one ``sku`` and ``quantity``, or several ``items``."""
 
-    user_id: UserId | None = Field(None, description="who buys; may be left out by a buyer whose token says it")
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                form({"sku": "string"}, without=["items"]),
+                form({"items": "array"}, without=["sku", "quantity"]),
+            ],
+            "examples": [
+                {"user_id": "ann", "sku": "MUG-1", "quantity": 2, "total_amount": 1998},
+                {"user_id": "ann", "items": [{"sku": "MUG-1", "quantity": 2}], "total_amount": 1998, "currency": "EUR"},
+            ],
+        },
+    )
+
+    user_id: UserId | None = Field(
+        None, description="who buys; may be left out where a token says it", json_schema_extra={**FROM_TOKEN}
+    )
     sku: Sku | None = None
     quantity: Quantity | None = Field(None, description="1 unless given")
     items: Lines | None = None
@@ -96,8 +113,21 @@ class CreateOrderHeaders(Request):
     )
 
 
+class PlacedOrderHeaders(View):
+    location: str = Field(alias="Location", description="where the order is found", pattern="^/orders/")
+    idempotent_replayed: Literal["true"] | None = Field(
+        None, alias="Idempotent-Replayed", description="given when the order was placed by an earlier request"
+    )
+
+
 class PatchOrder(Request):
     """Ask for a status; ``cancelled`` is the one that a caller may ask for."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"order_id": "01a2042a-7bf1-7255-ad0b-a61e96c9d686", "status": "cancelled"}],
+        },
+    )
 
     order_id: Uuid
     status: str = Field(max_length=64)

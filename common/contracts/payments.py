@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from common.contracts.base import (
     BATCH_MAX,
@@ -18,6 +18,9 @@ from common.contracts.base import (
     View,
 )
 from common.errors import Conflict, NotFound, ServiceError
+
+# What the document of the API shows.
+_AN_ORDER = "01a2042a-7bf1-7255-ad0b-a61e96c9d686"
 
 
 class PaymentDeclined(ServiceError):
@@ -75,6 +78,8 @@ class PaymentStatus(StrEnum):
 class CreatePayment(Request):
     """Charge an order. The same order is charged once only."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"order_id": _AN_ORDER, "amount": 1998}]})
+
     order_id: Uuid
     amount: Amount
     currency: Currency = "USD"
@@ -91,6 +96,10 @@ class CreatePaymentBatch(Request):
 class RefundPayment(Request):
     """Give back ``amount``, or all that is left of the charge."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"order_id": _AN_ORDER, "amount": 999, "request_id": "return-3"}]},
+    )
+
     order_id: Uuid
     amount: Amount | None = None
     request_id: CallerRequestId | None = Field(None, description="the same id takes effect once only")
@@ -98,6 +107,8 @@ class RefundPayment(Request):
 
 class CancelPayment(Request):
     """See to it that the order is not charged: void it, or refund whatever was charged."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"order_id": _AN_ORDER}]})
 
     order_id: Uuid
 
