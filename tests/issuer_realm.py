@@ -39,7 +39,7 @@ class Behaviour(BaseModel):
     """How it behaves from now on.
 
     ``unavailable`` answers 503 to everything, ``refuse`` closes the port, ``hang`` never answers. The others leave
-    the token endpoint alone: a JWKS that is no JSON (``garbage``), is JSON but none (``not_keys``), does not end
+    the token endpoint alone: a JWKS that is no JSON (``garbage``), is JSON but none (``not_keys``), is of two megabytes
     (``huge``), or is a redirect to ``elsewhere`` (``redirect``), and a discovery document of ``other_issuer``.
     """
 
