@@ -5,6 +5,7 @@ The facts about aiomysql that this module works around are in ``docs/decisions.m
 
 import asyncio
 import random
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -37,7 +38,7 @@ CONNECT_WITHIN_S = 5.0
 
 
 class Database:
-    """A pool of connections to one database."""
+    """A pool of connections to one database, with ``tls`` unless its URL has something else to say."""
 
     def __init__(
         self,
@@ -48,8 +49,9 @@ class Database:
         pool_wait_s: float,
         lock_wait_s: int,
         transaction_timeout_s: float,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._address = parse_database_url(url)
+        self._address = parse_database_url(url, tls)
         self._metrics = metrics
         self._pool_size_max = pool_size_max
         self._pool_wait_s = pool_wait_s
@@ -60,7 +62,7 @@ class Database:
         self._pool: Any = None
 
     @classmethod
-    def from_settings(cls, settings: "ServiceSettings", metrics: Metrics) -> Self:
+    def from_settings(cls, settings: "ServiceSettings", metrics: Metrics, tls: ssl.SSLContext | None) -> Self:
         return cls(
             settings.database_url.get_secret_value(),
             metrics,
@@ -68,6 +70,7 @@ class Database:
             pool_wait_s=settings.pool_wait_s,
             lock_wait_s=settings.lock_wait_s,
             transaction_timeout_s=settings.transaction_timeout_s,
+            tls=tls,
         )
 
     async def __aenter__(self) -> Self:
@@ -186,6 +189,9 @@ class Database:
         connection = await self._pool.acquire()
         if not hasattr(connection, "vv_ready"):
             try:
+                # aiomysql goes on without TLS, and says nothing, when the server has none.
+                if "ssl" in self._address and not connection._secure:
+                    raise ConnectionError("The database has no TLS.")
                 async with connection.cursor() as cursor:
                     await cursor.execute(
                         "SET SESSION innodb_lock_wait_timeout = %s, time_zone = '+00:00', "

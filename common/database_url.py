@@ -1,11 +1,17 @@
 """How a database is named: one URL."""
 
+import ssl
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+_TLS_FILES = ("ssl_ca", "ssl_cert", "ssl_key")
 
-def parse_database_url(url: str) -> dict[str, Any]:
+
+def parse_database_url(url: str, tls: ssl.SSLContext | None = None) -> dict[str, Any]:
     """``mysql://user:password@host:port/name?unix_socket=/path`` as arguments of ``aiomysql.connect``.
+
+    ``ssl_ca``, and with it ``ssl_cert`` and ``ssl_key``, are files (PEM) with which connections are encrypted and both
+    ends verified; else ``tls`` is, if it is given. A socket of this machine needs neither.
 
     Raises ValueError with a sentence that does not contain the password.
     """
@@ -18,7 +24,7 @@ def parse_database_url(url: str) -> dict[str, Any]:
         # Its message has what stands there, which is a piece of a password that was not quoted.
         raise ValueError("must have a number for a port, and quote / : @ in its password (%2F %3A %40)") from None
     options = parse_qs(parts.query)
-    unknown = options.keys() - {"unix_socket"}
+    unknown = options.keys() - {"unix_socket", *_TLS_FILES}
     if unknown:
         raise ValueError(f"has unknown options: {', '.join(sorted(unknown))}")
     address: dict[str, Any] = {
@@ -29,5 +35,20 @@ def parse_database_url(url: str) -> dict[str, Any]:
         "db": parts.path.strip("/"),
     }
     if "unix_socket" in options:
-        address["unix_socket"] = options["unix_socket"][0]
-    return address
+        return address | {"unix_socket": options["unix_socket"][0]}
+    own = {name: options[name][0] for name in _TLS_FILES if name in options}
+    encrypted = _tls_of(own) if own else tls
+    return address | ({} if encrypted is None else {"ssl": encrypted})
+
+
+def _tls_of(files: dict[str, str]) -> ssl.SSLContext:
+    if "ssl_ca" not in files or ("ssl_cert" in files) != ("ssl_key" in files):
+        raise ValueError("must name ssl_ca, and ssl_cert and ssl_key together")
+    try:
+        context = ssl.create_default_context(cafile=files["ssl_ca"])
+        if "ssl_cert" in files:
+            context.load_cert_chain(files["ssl_cert"], files["ssl_key"])
+    except OSError as error:
+        raise ValueError(f"names files that cannot be used: {error.strerror or error}") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context

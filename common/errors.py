@@ -22,12 +22,14 @@ class ServiceError(Exception):
 
     ``status`` is the HTTP status, ``code`` a stable snake_case name, ``retryable`` whether the same request may
     succeed later, ``request_id`` the id under which the server logged it, ``retry_after_s`` seconds to wait
-    before trying again, ``extra`` further members of the problem document (``lines``, ``errors``, ``order_id`` …).
+    before trying again, ``challenge`` how to prove who one is (the header ``WWW-Authenticate``), ``extra`` further
+    members of the problem document (``lines``, ``errors``, ``order_id`` …).
     """
 
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 500
     retryable: bool = False
+    challenge: str | None = None
 
     def __init_subclass__(cls) -> None:
         ERRORS_BY_CODE[cls.code] = cls
@@ -106,6 +108,8 @@ def error_from_problem(problem: dict[str, Any], *, status: int | None = None) ->
 def general_error(status: int) -> type[ServiceError]:
     """The error that says of a status what can be said in general."""
     general: dict[int, type[ServiceError]] = {
+        401: Unauthenticated,
+        403: Forbidden,
         404: NotFound,
         409: Conflict,
         413: PayloadTooLarge,
@@ -158,6 +162,22 @@ class UnsupportedMediaType(ServiceError):
 
     code = "unsupported_media_type"
     status = 415
+
+
+class Unauthenticated(ServiceError):
+    """The caller did not prove who he is."""
+
+    code = "unauthenticated"
+    status = 401
+    challenge = "Bearer"
+
+
+class Forbidden(ServiceError):
+    """The caller may not do this."""
+
+    code = "forbidden"
+    status = 403
+    challenge = 'Bearer error="insufficient_scope"'
 
 
 class NotFound(ServiceError):

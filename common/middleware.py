@@ -104,6 +104,8 @@ def problem_response(error: errors.ServiceError, headers: dict[str, str] | None 
     headers = dict(headers or {})
     if error.retry_after_s is not None:
         headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after_s)))
+    if error.challenge is not None:
+        headers[hdrs.WWW_AUTHENTICATE] = error.challenge
     return web.Response(
         status=error.status,
         reason=HTTPStatus(error.status).phrase,
@@ -136,6 +138,7 @@ def malformed_http(message: str | None) -> web.Response:
     """The reply to bytes that are not HTTP, or exceed the limits on the request line and headers."""
     request_id = str(uuid7())
     context.request_id.set(request_id)
-    error = errors.MalformedHttp((message or "").split("\n")[0][:200].rstrip(":") or None)
+    # After a colon aiohttp repeats what it has read: the beginning of a token, if it was too long for a header.
+    error = errors.MalformedHttp((message or "").split(":")[0][:200] or None)
     log.info("malformed_http", detail=error.detail)
     return problem_response(error, {context.REQUEST_ID_HEADER: request_id})

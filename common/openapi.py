@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from common import context, errors
+from common.contracts.access import FROM_TOKEN, SERVICE_SCOPE, Access, Service
 
 if TYPE_CHECKING:
     from common.web import Route
@@ -26,6 +27,8 @@ _ALWAYS: tuple[type[errors.ServiceError], ...] = (
     errors.Overloaded,
     errors.DeadlineExceeded,
 )
+# Where callers are asked who they are.
+_GUARDED: tuple[type[errors.ServiceError], ...] = (errors.Unauthenticated, errors.Forbidden)
 _WITH_BODY: tuple[type[errors.ServiceError], ...] = (errors.PayloadTooLarge, errors.UnsupportedMediaType)
 
 _PROBLEM_SCHEMA = {
@@ -70,8 +73,19 @@ _RETRY_AFTER = {
 }
 
 
-def document(title: str, routes: Sequence["Route"]) -> dict[str, Any]:
-    """The OpenAPI document of a service."""
+_SECURITY_SCHEMES = {
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "An access token of the OpenID Connect issuer, with the scope that is named.",
+    },
+    "certificate": {"type": "mutualTLS", "description": "The certificate of a service, where TLS is configured."},
+}
+
+
+def document(title: str, routes: Sequence["Route"], *, is_guarded: bool = False) -> dict[str, Any]:
+    """The OpenAPI document of a service; ``is_guarded`` where callers are asked who they are."""
     bodies = {route.body for route in routes if route.body}
     replies = {model for route in routes for model in route.replies.values()}
     refs, definitions = models_json_schema(
@@ -81,20 +95,42 @@ def document(title: str, routes: Sequence["Route"]) -> dict[str, Any]:
     )
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, refs)
+        operation = _operation(route, refs, _ALWAYS + _GUARDED if is_guarded else _ALWAYS)
+        paths.setdefault(route.path, {})[route.method.lower()] = operation | (
+            {"security": _security(route.access)} if is_guarded else {}
+        )
+    schemes = {"securitySchemes": _SECURITY_SCHEMES} if is_guarded else {}
+    schemas = definitions.get("$defs", {})
+    if not is_guarded:
+        _require_what_no_token_says(schemas.values())
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version("vv-ecommerce")},
         "paths": paths,
-        "components": {"schemas": {**definitions.get("$defs", {}), "Problem": _PROBLEM_SCHEMA}},
+        "components": {"schemas": {**schemas, "Problem": _PROBLEM_SCHEMA}, **schemes},
     }
+
+
+def _require_what_no_token_says(schemas: Iterable[dict[str, Any]]) -> None:
+    for schema in schemas:
+        for name, field in schema.get("properties", {}).items():
+            if field.items() >= FROM_TOKEN.items():
+                schema["properties"][name] = _inline(field, {})
+                schema["required"] = [name, *schema.get("required", [])]
+
+
+def _security(access: Access) -> list[dict[str, list[str]]]:
+    """Any of these will do."""
+    services = sorted(access.services - {Service.OPERATOR})
+    scopes = [f"{SERVICE_SCOPE}{service}" for service in services] if access.scope is None else [access.scope.value]
+    return [{"token": scopes}, {"certificate": []}]
 
 
 def _name(model: type[BaseModel]) -> str:
     return model.__name__
 
 
-def _operation(route: "Route", refs: Any) -> dict[str, Any]:
+def _operation(route: "Route", refs: Any, always: Sequence[type[errors.ServiceError]]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.handler.__name__,
         "summary": route.summary,
@@ -108,7 +144,7 @@ def _operation(route: "Route", refs: Any) -> dict[str, Any]:
                 }
                 for status, model in route.replies.items()
             },
-            **_problems(route),
+            **_problems(route, always),
         },
     }
     if route.body:
@@ -154,9 +190,9 @@ def _inline(field: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
     return merged
 
 
-def _problems(route: "Route") -> dict[str, Any]:
+def _problems(route: "Route", always: Sequence[type[errors.ServiceError]]) -> dict[str, Any]:
     by_status: dict[int, list[type[errors.ServiceError]]] = {}
-    for error in (*route.errors, *_ALWAYS, *(_WITH_BODY if route.body else ())):
+    for error in (*route.errors, *always, *(_WITH_BODY if route.body else ())):
         by_status.setdefault(error.status, []).append(error)
     return {
         str(status): {

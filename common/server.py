@@ -19,7 +19,7 @@ from common.door import is_whole
 from common.middleware import malformed_http
 from common.settings import S, ServiceSettings, read_settings, refuse_port
 from common.telemetry import configure_logging, log
-from common.web import DOOR, DRAINING
+from common.web import DOOR, DRAINING, SECURITY
 from common.workers import NUMBER_FLAG, supervise
 
 # Longer than the keep-alive of usual proxies (60 s), which must be the side that closes.
@@ -85,13 +85,22 @@ async def _serve(app: web.Application, settings: ServiceSettings, *, is_worker: 
         shutdown_timeout=settings.drain_timeout_s,
     )
     await runner.setup()
+    tls = app[SECURITY].server_tls if SECURITY in app else None
     try:
-        site = web.TCPSite(runner, settings.host, settings.port, backlog=2048, reuse_address=True, reuse_port=is_worker)
+        site = _Site(
+            runner,
+            settings.host,
+            settings.port,
+            ssl_context=tls,
+            backlog=2048,
+            reuse_address=True,
+            reuse_port=is_worker,
+        )
         try:
             await site.start()
         except OSError as error:
             refuse_port(settings, error)
-        log.info("started", host=settings.host, port=settings.port)
+        log.info("started", host=settings.host, port=settings.port, tls=tls is not None)
         for doubt in settings.doubts:
             log.warning("setting_in_doubt", problem=doubt)
         await stopped.wait()
@@ -105,7 +114,29 @@ async def _serve(app: web.Application, settings: ServiceSettings, *, is_worker: 
     log.info("stopped")
 
 
-async def _close_port(site: web.TCPSite, runner: web.AppRunner) -> None:
+class _Site(web.TCPSite):
+    """A port, on which connections that never finish their TLS handshake are cut, too."""
+
+    async def start(self) -> None:
+        await web.BaseSite.start(self)
+        assert self._runner.server is not None
+        self._server = await asyncio.get_running_loop().create_server(
+            self._runner.server,
+            self._host,
+            self._port,
+            backlog=self._backlog,
+            reuse_address=self._reuse_address,
+            reuse_port=self._reuse_port,
+            **self.tls,
+        )
+
+    @property
+    def tls(self) -> dict[str, Any]:
+        """As asyncio takes it."""
+        return {} if self._ssl_context is None else {"ssl": self._ssl_context, "ssl_handshake_timeout": _PATIENCE_S}
+
+
+async def _close_port(site: _Site, runner: web.AppRunner) -> None:
     """Close the port, and serve those who had connected to it: the system resets whom nobody has accepted yet."""
     assert isinstance(site._server, asyncio.Server)
     assert runner.server is not None
@@ -117,7 +148,10 @@ async def _close_port(site: web.TCPSite, runner: web.AppRunner) -> None:
     await site.stop()
     for connection in connected:
         connection.setblocking(False)
-        await asyncio.get_running_loop().connect_accepted_socket(runner.server, connection)
+    # Who fails the handshake, or hangs up during it, has lost nothing.
+    loop = asyncio.get_running_loop()
+    serving = [loop.connect_accepted_socket(runner.server, connection, **site.tls) for connection in connected]
+    await asyncio.gather(*serving, return_exceptions=True)
 
 
 def _stop_with_the_supervisor(stopped: asyncio.Event) -> None:

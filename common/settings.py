@@ -1,24 +1,28 @@
 """Settings from environment variables, and nothing else: what every service needs."""
 
 import sys
+from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from common import oidc
 from common.contracts.base import BATCH_MAX
 from common.database_url import parse_database_url
+from common.settings_sources import FilesOfSecrets, SettingMistake, SharedVariables
 
 S = TypeVar("S", bound="ServiceSettings")
 
 # What a setting that names another server must look like.
-BASE_URL = r"^https?://([^\s/?#@]+@)?(\[[0-9A-Fa-f:.]+\]|[^\s/?#:@]+)(:[0-9]{1,5})?(/[^\s?#]*)?$"
+BASE_URL = r"^https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#:@]+)(:[0-9]{1,5})?(/[^\s?#]*)?$"
 
 
 class ServiceSettings(BaseSettings):
-    """The knobs that the three services share. Variables carry the service's prefix: ``ORDER_PORT``."""
+    """The knobs that the three services share. Variables carry the service's prefix: ``ORDER_PORT``; those of ``auth_``
+    and ``tls_`` may go without it, for all services. What is secret may be in a file: ``ORDER_DATABASE_URL_FILE``."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, env_ignore_empty=True)
 
     database_url: SecretStr = Field(
         description="`mysql://user:password@host:port/name`, optionally `?unix_socket=/path`"
@@ -27,6 +31,25 @@ class ServiceSettings(BaseSettings):
     port: int = Field(ge=0, le=65535, description="port to listen on")
     workers: int = Field(
         1, ge=1, le=256, description="processes that share the port; pools, batches and limits are those of each"
+    )
+    auth: Literal["on", "off"] | None = Field(
+        None,
+        description="`off`: everybody may do everything; `on`: refuse to start where nobody is asked who he is. "
+        "If not set, only beyond loopback",
+    )
+    auth_issuer: str | None = Field(
+        None, description="URL of the OpenID Connect issuer whose tokens are believed; there are no users if not set"
+    )
+    auth_audience: str = Field("vv-ecommerce", min_length=1, description="what the claim `aud` of a token must name")
+    auth_clock_skew_s: float = Field(
+        30.0, ge=0, le=300, description="seconds by which the clocks of issuer and service may differ"
+    )
+    tls_certificate: Path | None = Field(
+        None, description="file with the certificate of this service, and those between it and its CA; PEM"
+    )
+    tls_key: Path | None = Field(None, description="file with the key of that certificate")
+    tls_ca: Path | None = Field(
+        None, description="file with the CA of all services; with these three every connection needs certificates"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level to log")
 
@@ -63,9 +86,51 @@ class ServiceSettings(BaseSettings):
     drain_timeout_s: float = Field(20.0, ge=0, description="seconds that running requests get to finish after SIGTERM")
 
     @property
+    def is_open(self) -> bool:
+        """Whether nobody is asked who he is."""
+        return self.auth == "off" or (self.auth_issuer is None and self.tls_ca is None)
+
+    @property
     def doubts(self) -> list[str]:
         """What is allowed, and seldom meant: a sentence each."""
-        return []
+        return ["AUTH=off: everybody who reaches this port may do everything."] if self.auth == "off" else []
+
+    @property
+    def contradictions(self) -> dict[str, str]:
+        """Settings that do not go together: what is wrong with which of them."""
+        found: dict[str, str] = {}
+        tls = {name: getattr(self, name) for name in ("tls_certificate", "tls_key", "tls_ca")}
+        if any(tls.values()):
+            found |= dict.fromkeys(
+                (name for name in tls if not tls[name]), "is needed, too, where one of the TLS files is set"
+            )
+        if self.is_open and self.auth != "off":
+            how = "set AUTH_ISSUER, or TLS_CERTIFICATE, TLS_KEY and TLS_CA"
+            if self.auth == "on":
+                found["auth"] = f"is on, but nobody could prove who he is; {how}"
+            elif not oidc.is_loopback(self.host):
+                found["host"] = (
+                    f"{self.host} can be reached from other machines, and nobody would be asked who he is; {how}; "
+                    "or AUTH=off, if whoever reaches it may do everything"
+                )
+        return found
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What comes first counts."""
+        return init_settings, env_settings, FilesOfSecrets(settings_cls), SharedVariables(settings_cls)
+
+    @field_validator("auth_issuer")
+    @classmethod
+    def _can_be_believed(cls, url: str | None) -> str | None:
+        return None if url is None else oidc.check_url(url)
 
     @field_validator("database_url")
     @classmethod
@@ -74,16 +139,17 @@ class ServiceSettings(BaseSettings):
         return url
 
 
-def lease_in_doubt(settings: ServiceSettings, lease: str, timeout: str) -> str | None:
-    """A sentence, if a driver who waits for two calls as long as they may take has lost his lease by then."""
+def lease_in_doubt(settings: ServiceSettings, lease: str, timeout: str) -> list[str]:
+    """A doubt, if a driver who waits for two calls as long as they may take has lost his lease by then."""
     lease_s, timeout_s = getattr(settings, lease), getattr(settings, timeout)
     if lease_s > 2 * timeout_s:
-        return None
+        return []
     variables = [f"{settings.model_config.get('env_prefix', '')}{name}".upper() for name in (lease, timeout)]
-    return (
+    doubt = (
         f"{variables[0]} ({lease_s:g}) is not longer than two times {variables[1]} ({timeout_s:g}): recovery "
         "takes over what is slow while its driver is still at work, and both do the same; raise one or lower the other."
     )
+    return [doubt]
 
 
 def read_settings(settings_class: type[S], **given: Any) -> S:
@@ -92,12 +158,20 @@ def read_settings(settings_class: type[S], **given: Any) -> S:
     What is ``given`` takes precedence over its variable. Values are never printed: they may be secrets.
     """
     try:
-        return settings_class(**given)
+        settings = settings_class(**given)
+    except SettingMistake as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
     except ValidationError as error:
         for mistake in error.errors(include_input=False, include_url=False, include_context=False):
             problem = "is not set" if mistake["type"] == "missing" else mistake["msg"].removeprefix("Value error, ")
             _complain(settings_class, "_".join(str(part) for part in mistake["loc"]), problem)
         raise SystemExit(2) from None
+    for name, problem in settings.contradictions.items():
+        _complain(settings_class, name, problem)
+    if settings.contradictions:
+        raise SystemExit(2)
+    return settings
 
 
 def refuse_setting(settings: ServiceSettings, field: str, problem: str) -> NoReturn:

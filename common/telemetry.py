@@ -23,7 +23,7 @@ from prometheus_client.exposition import generate_latest
 
 from common import context, worker_metrics
 
-__all__ = ["METRICS_CONTENT_TYPE", "Metrics", "bind_orders", "configure_logging", "log"]
+__all__ = ["METRICS_CONTENT_TYPE", "Metrics", "bind_caller", "bind_orders", "configure_logging", "log"]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 # Where nobody configures anything, in the vv command and in scripts, standard output belongs to the program.
@@ -74,6 +74,11 @@ def configure_logging(service: str, level: str, worker: int | None = None) -> No
         )
     )
     logging.basicConfig(handlers=[handler], level=max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+
+
+def bind_caller(name: str) -> None:
+    """Put who calls into every further log line of this request."""
+    structlog.contextvars.bind_contextvars(caller=name)
 
 
 def bind_orders(*order_ids: str | None) -> None:

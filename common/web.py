@@ -11,10 +11,13 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel, ValidationError
 
 from common import errors, middleware, openapi
+from common.contracts.access import ANYBODY, Access, Caller
 from common.contracts.base import Outcome, Outcomes, Problem, View
 from common.door import Door
 from common.errors import ServiceError, invalid_field, invalid_request
-from common.telemetry import METRICS_CONTENT_TYPE, Metrics
+from common.guard import Guard
+from common.security import Security
+from common.telemetry import METRICS_CONTENT_TYPE, Metrics, bind_caller
 
 BODY_BYTES_MAX = 64 * 1024
 BATCH_BODY_BYTES_MAX = 1024 * 1024
@@ -29,6 +32,7 @@ Readiness = Callable[[], Awaitable[str | None]]
 DOOR = web.AppKey("door", Door)
 DRAINING = web.AppKey("draining", asyncio.Event)
 METRICS = web.AppKey("metrics", Metrics)
+SECURITY = web.AppKey("security", Security)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Call(Generic[B, Q, H]):
     body: B
     query: Q
     headers: H
+    caller: Caller = ANYBODY
 
 
 @dataclass(frozen=True)
@@ -58,15 +63,16 @@ class Reply:
 class Route:
     """A row of a service's route table, from which both the router and ``/openapi.json`` are made.
 
-    ``body`` and ``query`` are the contracts that the request must fit (a path parameter is a field of
-    ``query``), ``replies`` the contract of each success, ``reply_headers`` that of its headers, ``errors`` what it may
-    refuse with.
+    ``access`` is who may call it, ``body`` and ``query`` are the contracts that the request must fit (a path parameter
+    is a field of ``query``), ``replies`` the contract of each success, ``reply_headers`` that of its headers,
+    ``errors`` what it may refuse with.
     """
 
     method: str
     path: str
     handler: Callable[[Call[Any, Any, Any]], Awaitable[Reply]]
     summary: str
+    access: Access
     replies: dict[int, type[BaseModel]]
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
@@ -99,11 +105,12 @@ def make_app(
     why_not_ready: Readiness,
     lifespan: Callable[[], AbstractAsyncContextManager[None]],
     requests_in_flight_max: int,
+    security: Security,
 ) -> web.Application:
     """Build the application of a service.
 
     ``why_not_ready`` answers ``/readyz``: ``None`` when the service can work, else a sentence. ``lifespan``
-    opens on start what the use cases need, and closes it after the last request.
+    opens on start what the use cases need, and closes it after the last request. ``security`` says who may call.
     """
     draining = asyncio.Event()
     paths = {route.path for route in routes}
@@ -119,25 +126,30 @@ def make_app(
     app[DRAINING] = draining
     app[DOOR] = door
     app[METRICS] = metrics
+    app[SECURITY] = security
     for route in routes:
-        app.router.add_route(route.method, route.path, _as_aiohttp_handler(route))
+        app.router.add_route(route.method, route.path, _as_aiohttp_handler(route, security.guard))
     _add_health(app, why_not_ready)
-    openapi.add_docs(app, openapi.document(title, routes))
+    openapi.add_docs(app, openapi.document(title, routes, is_guarded=security.guard is not None))
 
     async def run_lifespan(_: web.Application) -> AsyncIterator[None]:
-        async with lifespan():
+        async with security.working(), lifespan():
             yield
 
     app.cleanup_ctx.append(run_lifespan)
     return app
 
 
-def _as_aiohttp_handler(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _as_aiohttp_handler(route: Route, guard: Guard | None) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
+        caller = ANYBODY
+        if guard is not None:
+            caller = await guard.admit(request, route.access)
+            bind_caller(caller.name)
         body = await _parse_body(request, route) if route.body else None
         query = _parse_query(request, route)
         headers = _validate(route.headers, _known_headers(route.headers, request)) if route.headers else None
-        reply = await route.handler(Call(body, query, headers))
+        reply = await route.handler(Call(body, query, headers, caller))
         if isinstance(reply.body, ServiceError):
             return middleware.problem_response(reply.body, reply.headers)
         return web.Response(
@@ -232,7 +244,9 @@ def _add_health(app: web.Application, why_not_ready: Readiness) -> None:
         return web.json_response({"status": "alive"})
 
     async def readyz(request: web.Request) -> web.Response:
-        reason = "The service is shutting down." if request.app[DRAINING].is_set() else await why_not_ready()
+        security = request.app[SECURITY]
+        draining = "The service is shutting down." if request.app[DRAINING].is_set() else None
+        reason = draining or security.why_not_ready() or await why_not_ready()
         if reason is not None:
             raise errors.ServiceUnavailable(reason, retry_after_s=1)
         return web.json_response({"status": "ready"})

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from common.contracts.access import Scope, Service, services, users
 from common.contracts.base import Outcomes, Page
 from common.contracts.inventory import (
     CreateStock,
@@ -29,6 +30,7 @@ from common.contracts.inventory import (
 )
 from common.database import Database
 from common.errors import IdempotencyMismatch
+from common.security import Security
 from common.telemetry import Metrics
 from common.web import BATCH_BODY_BYTES_MAX, Route
 from common.web import make_app as make_web_app
@@ -44,40 +46,49 @@ def routes(handlers: Handlers) -> list[Route]:
     return [
         Route(
             "POST", "/inventory/create", handlers.create, "Create a SKU with its first stock",
+            access=users(Scope.STOCK_WRITE),
             body=CreateStock, replies={201: StockLevel}, errors=[SkuExists],
         ),
         Route(
             "GET", "/inventory/sku", handlers.get, "The stock of one SKU",
+            access=users(Scope.STOCK_READ),
             query=SkuQuery, replies={200: StockLevel}, errors=[SkuNotFound],
         ),
         Route(
             "GET", "/inventories", handlers.list_product, "The stock of each SKU of a product",
+            access=users(Scope.STOCK_READ),
             query=ProductQuery, replies={200: StockLevels},
         ),
         Route(
             "POST", "/inventory/decrease", handlers.decrease, "Take stock, all lines or none",
+            access=services(Service.ORDER),
             body=DecreaseStock, replies={200: StockChange},
             errors=[OutOfStock, SkuNotFound, StockLocked, StockRequestRolledBack, IdempotencyMismatch],
         ),
         Route(
             "POST", "/inventory/decrease/batch", handlers.decrease_batch, "Several decreases at once",
+            access=services(Service.ORDER),
             body=DecreaseStockBatch, replies={200: Outcomes[StockChange]}, body_bytes_max=BATCH_BODY_BYTES_MAX,
         ),
         Route(
             "POST", "/inventory/increase", handlers.increase, "Add stock",
+            access=users(Scope.STOCK_WRITE),
             body=IncreaseStock, replies={200: StockChange},
             errors=[SkuNotFound, StockLimitExceeded, StockLocked, IdempotencyMismatch],
         ),
         Route(
             "POST", "/inventory/rollback", handlers.rollback, "Undo a decrease, or keep it from ever happening",
+            access=services(Service.ORDER),
             body=RollbackStock, replies={200: StockChange}, errors=[StockLocked],
         ),
         Route(
             "POST", "/inventory/rollback/batch", handlers.rollback_batch, "Several rollbacks at once",
+            access=services(Service.ORDER),
             body=RollbackStockBatch, replies={200: Outcomes[StockChange]}, body_bytes_max=BATCH_BODY_BYTES_MAX,
         ),
         Route(
             "GET", "/inventory/ledger", handlers.ledger, "Every change of a SKU's stock, newest first",
+            access=users(Scope.STOCK_READ),
             query=LedgerQuery, replies={200: Page[LedgerEntry]}, errors=[SkuNotFound],
         ),
     ]  # fmt: skip
@@ -85,7 +96,8 @@ def routes(handlers: Handlers) -> list[Route]:
 
 def make_app(settings: Settings) -> web.Application:
     metrics = Metrics("inventory", settings.workers)
-    database = Database.from_settings(settings, metrics)
+    security = Security.from_settings(settings)
+    database = Database.from_settings(settings, metrics, security.client_tls)
     stock = Stock(database)
     slots = waiting_slots(settings)
     decreases: Decreases = Line("decreases", stock.decrease, slots, settings, metrics)
@@ -106,4 +118,5 @@ def make_app(settings: Settings) -> web.Application:
         why_not_ready=database.readiness(SCHEMA_REVISION),
         lifespan=lifespan,
         requests_in_flight_max=settings.requests_in_flight_max,
+        security=security,
     )

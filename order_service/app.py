@@ -7,7 +7,8 @@ from aiohttp import web
 
 from common.background import crash_points, running
 from common.batching import Batcher
-from common.clients import AsyncInventoryClient, AsyncPaymentClient
+from common.clients import AsyncInventoryClient, AsyncPaymentClient, ClientCredentials
+from common.contracts.access import Scope, users
 from common.contracts.inventory import OutOfStock, SkuNotFound
 from common.contracts.orders import (
     CreateOrder,
@@ -26,6 +27,7 @@ from common.contracts.orders import (
 from common.contracts.payments import PaymentCancelled, PaymentDeclined
 from common.database import Database
 from common.errors import IdempotencyMismatch, RequestInProgress
+from common.security import Security
 from common.telemetry import Metrics
 from common.web import Route
 from common.web import make_app as make_web_app
@@ -45,6 +47,7 @@ def routes(handlers: Handlers) -> list[Route]:
     return [
         Route(
             "POST", "/orders", handlers.create, "Place an order",
+            access=users(Scope.ORDERS_WRITE),
             body=CreateOrder, headers=CreateOrderHeaders,
             replies={201: Order, 202: Order}, reply_headers=PlacedOrderHeaders,
             errors=[
@@ -54,29 +57,47 @@ def routes(handlers: Handlers) -> list[Route]:
         ),
         Route(
             "GET", "/orders", handlers.get_or_list, "One order by its id, or orders, newest first",
+            access=users(Scope.ORDERS_READ),
             query=ListOrdersQuery, replies={200: OrderOrPage}, errors=[OrderNotFound],
         ),
         Route(
             "PATCH", "/orders", handlers.patch, "Cancel an order: its money and stock go back",
+            access=users(Scope.ORDERS_WRITE),
             body=PatchOrder, replies={200: Order, 202: Order}, errors=[OrderNotFound, InvalidTransition],
         ),
         Route(
             "GET", "/orders/{order_id}", handlers.get, "One order",
+            access=users(Scope.ORDERS_READ),
             query=OrderQuery, replies={200: Order}, errors=[OrderNotFound],
         ),
         Route(
             "GET", "/orders/{order_id}/events", handlers.events, "The timeline of an order",
+            access=users(Scope.ORDERS_READ),
             query=OrderQuery, replies={200: OrderTimeline}, errors=[OrderNotFound],
         ),
     ]  # fmt: skip
 
 
+def own_tokens(settings: Settings) -> ClientCredentials | None:
+    """The tokens with which this service calls the others, if it is to have any."""
+    if settings.auth_issuer is None or settings.auth_client_id is None or settings.auth_client_secret is None:
+        return None
+    secret = settings.auth_client_secret.get_secret_value()
+    return ClientCredentials(settings.auth_issuer, settings.auth_client_id, secret)
+
+
 def make_app(settings: Settings) -> web.Application:
     metrics = Metrics("order", settings.workers)
     order_metrics = OrderMetrics(metrics.registry)
-    database = Database.from_settings(settings, metrics)
-    inventory = AsyncInventoryClient(settings.inventory_url, timeout_s=settings.call_timeout_s)
-    payments = AsyncPaymentClient(settings.payment_url, timeout_s=settings.call_timeout_s)
+    security = Security.from_settings(settings)
+    database = Database.from_settings(settings, metrics, security.client_tls)
+    tokens = own_tokens(settings)
+    inventory = AsyncInventoryClient(
+        settings.inventory_url, timeout_s=settings.call_timeout_s, token=tokens, tls=security.client_tls
+    )
+    payments = AsyncPaymentClient(
+        settings.payment_url, timeout_s=settings.call_timeout_s, token=tokens, tls=security.client_tls
+    )
     orders = Orders(database, settings.lease_s, order_metrics.count)
     let_go = LettingGo(orders, settings)
     reached = crash_points(settings.crash_point)
@@ -104,4 +125,5 @@ def make_app(settings: Settings) -> web.Application:
         why_not_ready=database.readiness(SCHEMA_REVISION),
         lifespan=lifespan,
         requests_in_flight_max=settings.requests_in_flight_max,
+        security=security,
     )

@@ -63,13 +63,13 @@ class Checkout:
             OrderStatus.CANCELLING: self._undo,
         }
 
-    async def place(self, wanted: CreateOrder, idempotency_key: str | None) -> Placed:
+    async def place(self, user_id: str, wanted: CreateOrder, idempotency_key: str | None) -> Placed:
         """Accept an order and drive it as far as it goes; a repeated request is answered as the first one was.
 
         Raises IdempotencyMismatch and RequestInProgress.
         """
         answer_by = self._answer_by()
-        new = NewOrder.of(str(uuid7()), wanted, idempotency_key)
+        new = NewOrder.of(str(uuid7()), user_id, wanted, idempotency_key)
         begun = await self._purchases.submit(new)
         order = begun.order
         bind_orders(order.order_id)
@@ -81,14 +81,16 @@ class Checkout:
         events = await self._orders.events(order.order_id) if domain.may_have_failed(order) else []
         return Placed(order, domain.failure(order, events), replayed)
 
-    async def cancel(self, order_id: str, asked: str) -> OrderRow:
+    async def cancel(self, order_id: str, asked: str, *, owner: str | None = None) -> OrderRow:
         """Take back an order: refund its money, return its stock. Until both are done it is ``cancelling``.
+
+        For an ``owner`` there are no orders but his own.
 
         Raises OrderNotFound and InvalidTransition.
         """
         bind_orders(order_id)
         answer_by = self._answer_by()
-        return await self._drive(await self._orders.begin_cancel(order_id, asked), answer_by)
+        return await self._drive(await self._orders.begin_cancel(order_id, asked, owner=owner), answer_by)
 
     async def drain(self) -> None:
         """Wait for every order that was taken in, and for those that are driven after their request was answered."""

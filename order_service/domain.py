@@ -50,21 +50,22 @@ class NewOrder:
 
     order_id: str
     idempotency_key: str | None
+    user_id: str
     wanted: CreateOrder
     lines: Mapping[str, int]
     fingerprint: str
     trace: str | None = field(default_factory=trace_context.get)
 
     @classmethod
-    def of(cls, order_id: str, wanted: CreateOrder, idempotency_key: str | None) -> "NewOrder":
+    def of(cls, order_id: str, user_id: str, wanted: CreateOrder, idempotency_key: str | None) -> "NewOrder":
         lines = wanted.quantities
-        return cls(order_id, idempotency_key, wanted, lines, _fingerprint(wanted, lines))
+        return cls(order_id, idempotency_key, user_id, wanted, lines, _fingerprint(user_id, wanted, lines))
 
     def accepted(self, now: datetime) -> "OrderRow":
         """The order as it is once it was written."""
         return OrderRow(
             order_id=self.order_id,
-            user_id=self.wanted.user_id,
+            user_id=self.user_id,
             status=OrderStatus.CREATED,
             total_amount=self.wanted.total_amount,
             currency=self.wanted.currency,
@@ -116,6 +117,7 @@ class OrderRow:
             amount=self.total_amount,
             currency=self.currency,
             payment_method=self.payment_method,
+            user_id=self.user_id,
         )
 
     @property
@@ -241,7 +243,7 @@ def failure(order: OrderRow, events: Iterable[EventRow]) -> ServiceError | None:
     return None
 
 
-def _fingerprint(wanted: CreateOrder, lines: Mapping[str, int]) -> str:
+def _fingerprint(user_id: str, wanted: CreateOrder, lines: Mapping[str, int]) -> str:
     """128 bits that two requests share only if they order the same."""
-    same = (wanted.user_id, wanted.total_amount, wanted.currency, wanted.payment_method, *lines.items())
+    same = (user_id, wanted.total_amount, wanted.currency, wanted.payment_method, *lines.items())
     return hashlib.blake2b(repr(same).encode(), digest_size=16).hexdigest()

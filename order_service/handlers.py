@@ -25,7 +25,8 @@ class Handlers:
         self._orders = orders
 
     async def create(self, call: Call[CreateOrder, None, CreateOrderHeaders]) -> Reply:
-        placed = await self._checkout.place(call.body, call.headers.idempotency_key)
+        user_id = call.caller.acting_for(call.body.user_id)
+        placed = await self._checkout.place(user_id, call.body, call.headers.idempotency_key)
         headers = {"Location": f"/orders/{placed.order.order_id}"}
         if placed.replayed:
             headers["Idempotent-Replayed"] = "true"
@@ -34,15 +35,15 @@ class Handlers:
         return Reply(_status(placed.order, done=201), placed.order.to_contract(), headers)
 
     async def get(self, call: Call[None, OrderQuery, None]) -> Reply:
-        return Reply(200, (await self._orders.get(call.query.order_id)).to_contract())
+        return Reply(200, (await self._orders.get(call.query.order_id, owner=call.caller.owner)).to_contract())
 
     async def get_or_list(self, call: Call[None, ListOrdersQuery, None]) -> Reply:
         query = call.query
         if query.order_id is not None:
-            return Reply(200, (await self._orders.get(query.order_id)).to_contract())
+            return Reply(200, (await self._orders.get(query.order_id, owner=call.caller.owner)).to_contract())
         before = decode_cursor(query.cursor, UUID)
         orders, next_before = await self._orders.find(
-            user_id=query.user_id,
+            user_id=call.caller.asking_for(query.user_id),
             status=query.status,
             before=str(before) if before else None,
             limit=query.limit,
@@ -56,11 +57,11 @@ class Handlers:
         )
 
     async def events(self, call: Call[None, OrderQuery, None]) -> Reply:
-        events = await self._orders.events(call.query.order_id)
+        events = await self._orders.events(call.query.order_id, owner=call.caller.owner)
         return Reply(200, OrderTimeline(order_id=call.query.order_id, events=[event.to_contract() for event in events]))
 
     async def patch(self, call: Call[PatchOrder, None, None]) -> Reply:
-        order = await self._checkout.cancel(call.body.order_id, call.body.status)
+        order = await self._checkout.cancel(call.body.order_id, call.body.status, owner=call.caller.owner)
         return Reply(_status(order, done=200), order.to_contract())
 
 

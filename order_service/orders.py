@@ -1,7 +1,7 @@
 """The order book: each method is one transaction. Writes take lists and give one outcome an item, in order."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -43,13 +43,14 @@ class Orders:
                     self._count(status)
         return outcomes
 
-    async def begin_cancel(self, order_id: str, asked: str) -> OrderRow:
-        """Decide that the order is taken back; whoever drives it loses it.
+    async def begin_cancel(self, order_id: str, asked: str, *, owner: str | None = None) -> OrderRow:
+        """Decide that the order is taken back; whoever drives it loses it. For an ``owner`` there are no orders but
+        his own.
 
         Raises OrderNotFound and InvalidTransition.
         """
         order, move = await self._database.transaction(
-            partial(_begin_cancel, order_id=order_id, asked=asked, lease_s=self._lease_s)
+            partial(_begin_cancel, order_id=order_id, asked=asked, lease_s=self._lease_s, owner=owner)
         )
         if move is not None:
             self._count(move.to)
@@ -59,16 +60,16 @@ class Orders:
         """Leave the order to recovery, after ``delay_s`` seconds."""
         await self._database.transaction(partial(queries.mark_postponed, order=order, delay_s=delay_s))
 
-    async def get(self, order_id: str) -> OrderRow:
-        """Raises OrderNotFound."""
-        return await self._database.read(partial(_get, order_id=order_id))
+    async def get(self, order_id: str, *, owner: str | None = None) -> OrderRow:
+        """For an ``owner`` there are no orders but his own. Raises OrderNotFound."""
+        return await self._database.read(partial(_get, order_id=order_id, owner=owner))
 
-    async def events(self, order_id: str) -> list[EventRow]:
-        """The timeline of an order, oldest first. Raises OrderNotFound."""
-        events = await self._database.read(partial(queries.get_events, order_id=order_id))
-        if not events:
-            raise OrderNotFound(f"There is no order {order_id}.")
-        return events
+    async def events(self, order_id: str, *, owner: str | None = None) -> list[EventRow]:
+        """The timeline of an order, oldest first. For an ``owner`` there are no orders but his own.
+
+        Raises OrderNotFound.
+        """
+        return await self._database.read(partial(_events, order_id=order_id, owner=owner))
 
     async def find(
         self, *, user_id: str | None, status: OrderStatus | None, before: str | None, limit: int
@@ -127,7 +128,7 @@ def _write_beginnings(tx: Transaction, orders: Sequence[NewOrder]) -> None:
 
 def _key(order: NewOrder) -> Key:
     """What tells an order from all others, if it has an idempotency key."""
-    return order.wanted.user_id, order.idempotency_key
+    return order.user_id, order.idempotency_key
 
 
 async def _orders_of_keys(tx: Transaction, orders: Sequence[NewOrder]) -> dict[Key, OrderRow]:
@@ -136,18 +137,40 @@ async def _orders_of_keys(tx: Transaction, orders: Sequence[NewOrder]) -> dict[K
     return dict(zip(found, await queries.with_lines(tx, list(found.values())), strict=True))
 
 
-async def _get(tx: Transaction, *, order_id: str) -> OrderRow:
-    found = await queries.with_lines(tx, list((await queries.get_orders(tx, [order_id])).values()))
-    if not found:
-        raise OrderNotFound(f"There is no order {order_id}.")
-    return found[0]
+async def _get(tx: Transaction, *, order_id: str, owner: str | None) -> OrderRow:
+    order = _found(await queries.get_orders(tx, [order_id]), order_id, owner)
+    return (await queries.with_lines(tx, [order]))[0]
 
 
-async def _begin_cancel(tx: Transaction, *, order_id: str, asked: str, lease_s: float) -> tuple[OrderRow, Move | None]:
-    found = await queries.lock_orders(tx, [order_id])
-    if not found:
-        raise OrderNotFound(f"There is no order {order_id}.")
-    [order] = await queries.with_lines(tx, list(found.values()))
+async def _events(tx: Transaction, *, order_id: str, owner: str | None) -> list[EventRow]:
+    if owner is not None:
+        _found(await queries.get_orders(tx, [order_id]), order_id, owner)
+    events = await queries.get_events(tx, order_id)
+    if not events:
+        raise _no_order(order_id)
+    return events
+
+
+def _found(orders: Mapping[str, OrderRow], order_id: str, owner: str | None) -> OrderRow:
+    """Who asks for somebody else's order is told what he is told of one that does not exist."""
+    order = orders.get(order_id)
+    if order is None or owner not in (None, order.user_id):
+        raise _no_order(order_id)
+    return order
+
+
+def _no_order(order_id: str) -> OrderNotFound:
+    return OrderNotFound(f"There is no order {order_id}.")
+
+
+async def _begin_cancel(
+    tx: Transaction, *, order_id: str, asked: str, lease_s: float, owner: str | None
+) -> tuple[OrderRow, Move | None]:
+    if owner is not None:
+        # Before the lock: who waits for that of another's order, or holds it, can tell that there is one.
+        _found(await queries.get_orders(tx, [order_id]), order_id, owner)
+    order = _found(await queries.lock_orders(tx, [order_id]), order_id, owner)
+    [order] = await queries.with_lines(tx, [order])
     move = domain.cancellation(order, asked)
     if move is None:
         return order, None

@@ -34,7 +34,7 @@ def insert_orders(tx: Transaction, orders: Sequence[NewOrder], lease_s: float, *
         "fingerprint, lease_until) VALUES %s" + " ON DUPLICATE KEY UPDATE version = version" * or_leave,
         [
             (
-                *(order.order_id, order.wanted.user_id, OrderStatus.CREATED, order.wanted.total_amount),
+                *(order.order_id, order.user_id, OrderStatus.CREATED, order.wanted.total_amount),
                 *(order.wanted.currency, order.wanted.payment_method, order.idempotency_key, order.fingerprint),
                 _microseconds(lease_s),
             )

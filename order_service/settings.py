@@ -1,6 +1,6 @@
 """The order service's settings; variables start with ``ORDER_``."""
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from common.settings import BASE_URL, ServiceSettings, lease_in_doubt
@@ -15,6 +15,10 @@ class Settings(ServiceSettings):
         "http://127.0.0.1:8082", pattern=BASE_URL, description="base URL of the inventory service"
     )
     payment_url: str = Field("http://127.0.0.1:8083", pattern=BASE_URL, description="base URL of the payment service")
+    auth_client_id: str | None = Field(
+        None, description="the name under which this service gets tokens from the issuer for its calls to the others"
+    )
+    auth_client_secret: SecretStr | None = Field(None, description="the secret that goes with it")
     call_timeout_s: float = Field(
         5.0, gt=0, description="seconds for a call to another service, retries included, until it counts as unknown"
     )
@@ -44,5 +48,13 @@ class Settings(ServiceSettings):
 
     @property
     def doubts(self) -> list[str]:
-        doubt = lease_in_doubt(self, "lease_s", "call_timeout_s")
-        return [] if doubt is None else [doubt]
+        return super().doubts + lease_in_doubt(self, "lease_s", "call_timeout_s")
+
+    @property
+    def contradictions(self) -> dict[str, str]:
+        client = {"auth_client_id": self.auth_client_id, "auth_client_secret": self.auth_client_secret}
+        if not any(client.values()):
+            return super().contradictions
+        needed = client | {"auth_issuer": self.auth_issuer}
+        missing = [name for name, value in needed.items() if not value]
+        return super().contradictions | dict.fromkeys(missing, "is needed, too, to get tokens for this service")

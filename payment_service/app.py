@@ -7,6 +7,7 @@ from aiohttp import web
 
 from common.background import crash_points, running
 from common.batching import Batcher
+from common.contracts.access import Scope, Service, services, users
 from common.contracts.base import Outcomes
 from common.contracts.payments import (
     CancelPayment,
@@ -24,6 +25,7 @@ from common.contracts.payments import (
 )
 from common.database import Database
 from common.errors import IdempotencyMismatch
+from common.security import Security
 from common.telemetry import Metrics
 from common.web import BATCH_BODY_BYTES_MAX, Route
 from common.web import make_app as make_web_app
@@ -36,50 +38,58 @@ from payment_service.recovery import make_recovery
 from payment_service.sandbox import SandboxGateway
 from payment_service.settings import Settings
 
-SCHEMA_REVISION = "0005_add_reason_to_sandbox_gateway"
+SCHEMA_REVISION = "0006_add_user_to_payments"
 
 
 def routes(handlers: Handlers) -> list[Route]:
     return [
         Route(
             "POST", "/payments", handlers.create, "Charge an order, once",
+            access=services(Service.ORDER),
             body=CreatePayment, replies={201: Payment, 202: Payment},
             errors=[PaymentDeclined, PaymentCancelled, IdempotencyMismatch],
         ),
         Route(
             "POST", "/payments/batch", handlers.create_batch, "Several charges at once",
+            access=services(Service.ORDER),
             body=CreatePaymentBatch, replies={200: Outcomes[Payment]}, body_bytes_max=BATCH_BODY_BYTES_MAX,
         ),
         Route(
             "GET", "/payments", handlers.get, "The payment of an order",
+            access=users(Scope.PAYMENTS_READ),
             query=PaymentQuery, replies={200: Payment}, errors=[PaymentNotFound],
         ),
         Route(
             "POST", "/payments/refund", handlers.refund, "Give money back, never more than was captured",
+            access=users(Scope.PAYMENTS_REFUND),
             body=RefundPayment, replies={200: Payment, 202: Payment},
             errors=[PaymentNotFound, PaymentUnresolved, NothingCaptured, RefundExceedsCharge, IdempotencyMismatch],
         ),
         Route(
             "POST", "/payments/cancel", handlers.cancel, "See to it that an order is not charged",
+            access=services(Service.ORDER),
             body=CancelPayment, replies={200: Payment, 202: Payment},
         ),
     ]  # fmt: skip
 
 
-def make_gateway(database: Database, settings: Settings, metrics: Metrics) -> Gateway:
+def make_gateway(database: Database, settings: Settings, metrics: Metrics, security: Security) -> Gateway:
     if settings.gateway_url is None:
         return SandboxGateway(database, settings, metrics)
     return HttpGateway(
         settings.gateway_url,
         timeout_s=settings.gateway_timeout_s,
         connections_max=settings.gateway_connections_max,
+        token=settings.gateway_token,
+        tls=security.client_tls,
     )
 
 
 def make_app(settings: Settings) -> web.Application:
     metrics = Metrics("payment", settings.workers)
-    database = Database.from_settings(settings, metrics)
-    gateway = make_gateway(database, settings, metrics)
+    security = Security.from_settings(settings)
+    database = Database.from_settings(settings, metrics, security.client_tls)
+    gateway = make_gateway(database, settings, metrics, security)
     payments = Payments(database, settings.lease_s)
     batches = Batches(
         open=Batcher("open", payments.open, settings, metrics),
@@ -106,4 +116,5 @@ def make_app(settings: Settings) -> web.Application:
         why_not_ready=database.readiness(SCHEMA_REVISION),
         lifespan=lifespan,
         requests_in_flight_max=settings.requests_in_flight_max,
+        security=security,
     )

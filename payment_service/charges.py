@@ -130,12 +130,14 @@ class Charges:
         while going_on := {*self._drivers.values(), *self._watchers}:
             await asyncio.wait(going_on)
 
-    async def refund(self, wanted: RefundPayment) -> Payment:
+    async def refund(self, wanted: RefundPayment, *, owner: str | None = None) -> Payment:
         """Give money back, once per request_id. The payment is ``refunding`` while nobody knows.
+
+        For an ``owner`` there are no payments but his own.
 
         Raises PaymentNotFound, PaymentUnresolved, NothingCaptured, RefundExceedsCharge, IdempotencyMismatch.
         """
-        return await self._carry_out(await self._payments.begin_refund(wanted))
+        return await self._carry_out(await self._payments.begin_refund(wanted, owner=owner))
 
     async def cancel(self, order_id: str) -> Payment:
         """See to it that the order is not charged: void it, or refund all that was charged.

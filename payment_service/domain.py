@@ -64,6 +64,7 @@ class NewPayment:
             last_seq=1,
             attempts=0,
             looks=0,
+            user_id=self.wanted.user_id,
             created_at=now,
             updated_at=now,
         )
@@ -71,7 +72,7 @@ class NewPayment:
 
 @dataclass(frozen=True)
 class PaymentRow:
-    """A row of ``payments``, columns in this order."""
+    """A row of ``payments``, columns in this order. ``user_id`` is who buys, if somebody said so; it never changes."""
 
     order_id: str
     payment_id: str
@@ -85,6 +86,7 @@ class PaymentRow:
     last_seq: int
     attempts: int
     looks: int
+    user_id: str | None
     created_at: datetime
     updated_at: datetime
 
@@ -158,7 +160,9 @@ def answer(wanted: CreatePayment, payment: PaymentRow) -> Payment | ServiceError
     if payment.status in (PaymentStatus.VOIDED, PaymentStatus.CANCELLING) or payment.reason == ORDER_CANCELLED:
         return PaymentCancelled(f"The payment of order {payment.order_id} was cancelled.")
     if not _is_same(wanted, payment):
-        return IdempotencyMismatch(f"Order {payment.order_id} has a payment with another amount, currency or method.")
+        return IdempotencyMismatch(
+            f"Order {payment.order_id} has a payment with another amount, currency, method or user."
+        )
     if payment.status is PaymentStatus.DECLINED:
         return PaymentDeclined(f"The payment was declined: {payment.reason}.", reason=payment.reason)
     return payment.to_contract()
@@ -166,4 +170,7 @@ def answer(wanted: CreatePayment, payment: PaymentRow) -> Payment | ServiceError
 
 def _is_same(wanted: CreatePayment, payment: PaymentRow) -> bool:
     asked: tuple[Any, ...] = (wanted.amount, wanted.currency, wanted.payment_method)
-    return asked == (payment.amount, payment.currency, payment.payment_method)
+    if asked != (payment.amount, payment.currency, payment.payment_method):
+        return False
+    # Payments of earlier versions have no user, and neither have their charges.
+    return wanted.user_id == payment.user_id or None in (wanted.user_id, payment.user_id)

@@ -4,13 +4,14 @@ Only what the gateway itself says about the charge decides anything. Whatever el
 5xx, a page of a proxy, and also a 4xx, which says that the request was wrong and not that the card was) is unknown.
 """
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 from urllib.parse import quote
 
 from aiohttp import hdrs
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from yarl import URL
 
 from common.clients.replies import read_reply
@@ -24,12 +25,22 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class HttpGateway:
-    """``timeout_s`` is that of one call; ``connections_max`` calls go on at once, the others wait their turn."""
+    """``timeout_s`` is that of one call; ``connections_max`` calls go on at once, the others wait their turn. ``token``
+    and ``tls`` prove who we are."""
 
-    def __init__(self, base_url: str, *, timeout_s: float, connections_max: int) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_s: float,
+        connections_max: int,
+        token: SecretStr | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._base_url = base_url.rstrip("/")
         self._timeout_s = timeout_s
-        self._transport = Transport(None, connections_max)
+        self._token = token
+        self._transport = Transport(None, connections_max, tls)
 
     async def charge(
         self, key: str, *, amount: int, currency: str, payment_method: str, reference: str
@@ -61,6 +72,8 @@ class HttpGateway:
         self, method: str, path: str, contract: type[M], *, key: str | None = None, body: BaseModel | None = None
     ) -> M:
         headers = {} if key is None else {"Idempotency-Key": key, hdrs.CONTENT_TYPE: "application/json"}
+        if self._token is not None:
+            headers[hdrs.AUTHORIZATION] = f"Bearer {self._token.get_secret_value()}"
         data = None if body is None else body.model_dump_json().encode()
         request = Request(method, URL(self._base_url + path, encoded=True), headers, data)
         return read_reply(request, await self._transport.request(request, self._timeout_s), contract)

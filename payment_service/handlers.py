@@ -31,11 +31,11 @@ class Handlers:
         return batch_reply(await self._charges.charge_batch(call.body.items), _status_of_charge)
 
     async def get(self, call: Call[None, PaymentQuery, None]) -> Reply:
-        return Reply(200, (await self._payments.get(call.query.order_id)).to_contract())
+        return Reply(200, (await self._payments.get(call.query.order_id, owner=call.caller.owner)).to_contract())
 
     async def refund(self, call: Call[RefundPayment, None, None]) -> Reply:
         bind_orders(call.body.order_id)
-        return _done_or_accepted(await self._charges.refund(call.body))
+        return _done_or_accepted(await self._charges.refund(call.body, owner=call.caller.owner))
 
     async def cancel(self, call: Call[CancelPayment, None, None]) -> Reply:
         bind_orders(call.body.order_id)

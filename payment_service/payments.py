@@ -1,7 +1,7 @@
 """The payment book: each method is one transaction. Writes take lists and give one outcome an item, in order."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,15 +55,15 @@ class Payments:
         left = await self._database.read(partial(queries.get_left, order_ids=order_ids, lease_s=self._lease_s))
         return [left.get(order_id) for order_id in order_ids]
 
-    async def begin_refund(self, wanted: RefundPayment) -> Begun:
-        """Promise money back, once per request_id.
+    async def begin_refund(self, wanted: RefundPayment, *, owner: str | None = None) -> Begun:
+        """Promise money back, once per request_id. For an ``owner`` there are no payments but his own.
 
         Raises PaymentNotFound, PaymentUnresolved, NothingCaptured, RefundExceedsCharge, IdempotencyMismatch.
         """
         # An id also when the caller has none: the transaction may be run again after a COMMIT of unknown outcome.
         request_id = wanted.request_id or str(uuid7())
         return await self._database.transaction(
-            partial(_begin_refund, wanted=wanted, request_id=request_id, lease_s=self._lease_s)
+            partial(_begin_refund, wanted=wanted, request_id=request_id, lease_s=self._lease_s, owner=owner)
         )
 
     async def begin_cancel(self, order_id: str) -> Begun:
@@ -79,12 +79,9 @@ class Payments:
         """Note that the gateway made the order's refund number ``n``."""
         await self._database.transaction(partial(queries.mark_refund_done, order_id=order_id, n=n))
 
-    async def get(self, order_id: str) -> PaymentRow:
-        """Raises PaymentNotFound."""
-        found = await self._database.read(partial(queries.get_payments, order_ids=[order_id]))
-        if order_id not in found:
-            raise PaymentNotFound(f"There is no payment for order {order_id}.")
-        return found[order_id]
+    async def get(self, order_id: str, *, owner: str | None = None) -> PaymentRow:
+        """For an ``owner`` there are no payments but his own. Raises PaymentNotFound."""
+        return await self._database.read(partial(_get, order_id=order_id, owner=owner))
 
     async def open_refunds(self, order_id: str) -> list[Refund]:
         """The refunds that the gateway has not confirmed yet."""
@@ -123,10 +120,25 @@ def _write_beginnings(tx: Transaction, items: Sequence[NewPayment]) -> None:
     )
 
 
-async def _begin_refund(tx: Transaction, *, wanted: RefundPayment, request_id: str, lease_s: float) -> Begun:
-    payment = (await queries.lock_payments(tx, [wanted.order_id])).get(wanted.order_id)
-    if payment is None:
-        raise PaymentNotFound(f"There is no payment for order {wanted.order_id}.")
+async def _get(tx: Transaction, *, order_id: str, owner: str | None) -> PaymentRow:
+    return _found(await queries.get_payments(tx, [order_id]), order_id, owner)
+
+
+def _found(payments: Mapping[str, PaymentRow], order_id: str, owner: str | None) -> PaymentRow:
+    """Who asks for somebody else's payment is told what he is told of one that does not exist."""
+    payment = payments.get(order_id)
+    if payment is None or owner not in (None, payment.user_id):
+        raise PaymentNotFound(f"There is no payment for order {order_id}.")
+    return payment
+
+
+async def _begin_refund(
+    tx: Transaction, *, wanted: RefundPayment, request_id: str, lease_s: float, owner: str | None
+) -> Begun:
+    if owner is not None:
+        # Before the lock: who waits for that of another's payment, or holds it, can tell that there is one.
+        await _get(tx, order_id=wanted.order_id, owner=owner)
+    payment = _found(await queries.lock_payments(tx, [wanted.order_id]), wanted.order_id, owner)
     earlier = await queries.get_refund_of_request(tx, wanted.order_id, request_id)
     if earlier is not None and wanted.amount not in (None, earlier.amount):
         raise IdempotencyMismatch(f"The request_id {request_id} was used before for another amount.")

@@ -11,7 +11,7 @@ from payment_service.domain import NewPayment, PaymentRow, Refund
 
 _COLUMNS = (
     "order_id, payment_id, amount, currency, payment_method, status, refunded_amount, reason, "
-    "version, last_seq, attempts, looks, created_at, updated_at"
+    "version, last_seq, attempts, looks, user_id, created_at, updated_at"
 )
 
 
@@ -26,21 +26,21 @@ def insert_payments(tx: Transaction, items: Sequence[NewPayment], lease_s: float
     """Write pending payments. For an order that has one it is left out with ``or_leave``; else DuplicateKey is raised
     when it is sent."""
     return tx.defer_values(
-        "INSERT INTO payments (order_id, payment_id, amount, currency, payment_method, status, lease_until) "
+        "INSERT INTO payments (order_id, payment_id, user_id, amount, currency, payment_method, status, lease_until) "
         "VALUES %s" + " ON DUPLICATE KEY UPDATE version = version" * or_leave,
         [
             (
-                *(item.order_id, item.payment_id, item.wanted.amount, item.wanted.currency),
+                *(item.order_id, item.payment_id, item.wanted.user_id, item.wanted.amount, item.wanted.currency),
                 *(item.wanted.payment_method, PaymentStatus.PENDING, _microseconds(lease_s)),
             )
             for item in items
         ],
-        "(%s, %s, %s, %s, %s, %s, NOW(6) + INTERVAL %s MICROSECOND)",
+        "(%s, %s, %s, %s, %s, %s, %s, NOW(6) + INTERVAL %s MICROSECOND)",
     )
 
 
 async def insert_void(tx: Transaction, order_id: str, payment_id: str) -> int:
-    """Write a voided payment for an order that has none, so that a late charge finds it."""
+    """Write a voided payment for an order that has none, so that a late charge finds it. It is nobody's."""
     return await tx.execute(
         "INSERT INTO payments (order_id, payment_id, amount, currency, payment_method, status) "
         "VALUES (%s, %s, 0, 'XXX', '-', %s) ON DUPLICATE KEY UPDATE version = version",

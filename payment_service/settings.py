@@ -1,6 +1,6 @@
 """The payment service's settings; variables start with ``PAYMENT_``."""
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from common.settings import BASE_URL, ServiceSettings, lease_in_doubt
@@ -15,6 +15,9 @@ class Settings(ServiceSettings):
         None,
         pattern=BASE_URL,
         description="base URL of the payment gateway, such as `vv gateway`; a sandbox if not set",
+    )
+    gateway_token: SecretStr | None = Field(
+        None, description="token to show to that gateway (`Authorization: Bearer …`)"
     )
     gateway_connections_max: int = Field(
         256, ge=1, le=4096, description="calls to that gateway at once, of each worker; the others wait their turn"
@@ -47,5 +50,4 @@ class Settings(ServiceSettings):
 
     @property
     def doubts(self) -> list[str]:
-        doubt = lease_in_doubt(self, "lease_s", "gateway_timeout_s")
-        return [] if doubt is None else [doubt]
+        return super().doubts + lease_in_doubt(self, "lease_s", "gateway_timeout_s")

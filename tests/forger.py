@@ -100,9 +100,9 @@ class Forger:
         settled = path[-1] not in ("pending", "cancelling", "refunding")
         self.execute(
             "payment",
-            "INSERT INTO payments (order_id, payment_id, amount, currency, payment_method, status, refunded_amount, "
-            "last_seq, lease_until) "
-            f"VALUES (%s, 'p', 700, 'USD', 'tok_ok', %s, %s, %s, {'NULL' if settled else LEASE})",
+            "INSERT INTO payments (order_id, payment_id, user_id, amount, currency, payment_method, status, "
+            "refunded_amount, last_seq, lease_until) "
+            f"VALUES (%s, 'p', 'u', 700, 'USD', 'tok_ok', %s, %s, %s, {'NULL' if settled else LEASE})",
             *(order_id, path[-1], refunded, len(path)),
         )
         for seq, status in enumerate(path, start=1):

@@ -12,19 +12,21 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.processes import free_port
+from vv.certs import operator_tls
 
 _READY_WITHIN_S = 20.0
 
 
 class GatewayProcess:
-    """A gateway on a port of its own with a ledger in ``folder``."""
+    """A gateway on a port of its own with a ledger in ``folder``, and the certificates in ``tls`` if there are any."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, tls: Path | None = None) -> None:
         self.ledger = folder / "gateway.ledger"
         self.log = folder / "gateway.log"
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._options = options
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
+        self._options = [*options, *(["--certificates", str(tls)] if tls else [])]
+        self._tls = operator_tls(tls) if tls else None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -46,7 +48,7 @@ class GatewayProcess:
 
     def is_alive(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/livez", timeout=1) as reply:
+            with urllib.request.urlopen(f"{self.url}/livez", timeout=1, context=self._tls) as reply:
                 return bool(reply.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -66,7 +68,7 @@ class GatewayProcess:
         body = json.dumps(behaviour).encode()
         headers = {"Content-Type": "application/json"}
         wanted = urllib.request.Request(f"{self.url}/behaviour", body, headers, method="PUT")
-        with urllib.request.urlopen(wanted, timeout=5) as reply:
+        with urllib.request.urlopen(wanted, timeout=5, context=self._tls) as reply:
             assert reply.status == 200
 
     def entries(self) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
+
+from common.certificates import Certificates
 
 _READY_WITHIN_S = 20.0
 
@@ -39,16 +42,26 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class ServiceProcess:
-    """``python -m NAME_service`` on a port of its own."""
+def certificate_of(name: str, folder: Path) -> Certificates:
+    """One of the certificates that ``vv certs`` has made in a folder."""
+    return Certificates(folder / f"{name}.crt", folder / f"{name}.key", folder / "ca.crt")
 
-    def __init__(self, name: str, environment: Mapping[str, str], log: Path) -> None:
+
+class ServiceProcess:
+    """``python -m NAME_service`` on a port of its own, with the certificates in the folder ``tls`` if there is one."""
+
+    def __init__(self, name: str, environment: Mapping[str, str], log: Path, tls: Path | None = None) -> None:
         self.name = name
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
         self.log = log
         self.is_as_usual = True
         self.environment = {**environment, f"{name.upper()}_PORT": str(self.port)}
+        self._tls: ssl.SSLContext | None = None
+        if tls is not None:
+            self._tls = certificate_of("operator", tls).client
+            files = {"CERTIFICATE": f"{name}.crt", "KEY": f"{name}.key", "CA": "ca.crt"}
+            self.environment |= {f"{name.upper()}_TLS_{kind}": str(tls / file) for kind, file in files.items()}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -75,7 +88,7 @@ class ServiceProcess:
 
     def is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=1) as reply:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=1, context=self._tls) as reply:
                 return bool(reply.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -97,15 +110,18 @@ class ServiceProcess:
 
 
 class Services:
-    """The three services, wired to each other and to the databases of a stack, with further ``settings`` if any."""
+    """The three services, wired to each other and to the databases of a stack, with further ``settings`` if any, and
+    with the certificates in the folder ``tls`` if there is one."""
 
-    def __init__(self, database_urls: Mapping[str, str], folder: Path, **settings: str) -> None:
+    def __init__(
+        self, database_urls: Mapping[str, str], folder: Path, tls: Path | None = None, /, **settings: str
+    ) -> None:
         environment = {f"{name.upper()}_DATABASE_URL": url for name, url in database_urls.items()}
         environment |= FAST_RECOVERY | settings
-        self.inventory = ServiceProcess("inventory", environment, folder / "inventory.log")
-        self.payment = ServiceProcess("payment", environment, folder / "payment.log")
+        self.inventory = ServiceProcess("inventory", environment, folder / "inventory.log", tls)
+        self.payment = ServiceProcess("payment", environment, folder / "payment.log", tls)
         environment |= {"ORDER_INVENTORY_URL": self.inventory.url, "ORDER_PAYMENT_URL": self.payment.url}
-        self.order = ServiceProcess("order", environment, folder / "order.log")
+        self.order = ServiceProcess("order", environment, folder / "order.log", tls)
 
     @property
     def all(self) -> list[ServiceProcess]:

@@ -86,6 +86,7 @@ def _(payment: Payment) -> Rows:
         ("order", payment.order_id),
         ("status", payment.status.value),
         ("reason", payment.reason or "-"),
+        ("user", payment.user_id or "-"),
         ("amount", money(payment.amount, payment.currency)),
         ("refunded", money(payment.refunded_amount, payment.currency)),
         ("paid with", payment.payment_method),

@@ -81,6 +81,14 @@ def completed_orders_are_charged_the_right_amount(order: OrderFacts) -> str | No
     return None
 
 
+def completed_orders_are_paid_by_their_buyer(order: OrderFacts) -> str | None:
+    payment = order.payment
+    # Nobody has said it of payments of earlier versions.
+    if order.status not in BOUGHT or payment is None or payment.user_id in (None, order.user_id):
+        return None
+    return f"is of {order.user_id!r}, its payment of {payment.user_id!r}"
+
+
 def charged_orders_are_completed_or_refunded(order: OrderFacts) -> str | None:
     payment = order.payment
     if order.status not in UNDONE or payment is None:
@@ -226,6 +234,7 @@ ORDER_INVARIANTS: tuple[Invariant, ...] = (
     unfinished_orders_hold_all_of_their_lines_or_nothing,
     failed_and_cancelled_orders_hold_no_stock,
     completed_orders_are_charged_the_right_amount,
+    completed_orders_are_paid_by_their_buyer,
     charged_orders_are_completed_or_refunded,
     order_timelines_are_paths_of_the_state_machine,
     failed_orders_know_their_answer,

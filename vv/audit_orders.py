@@ -17,8 +17,8 @@ from vv.audit_rows import OrderFacts, PaymentFacts
 _COMMON = (
     "order_id, status, reason, currency, version, last_seq, TIMESTAMPDIFF(MICROSECOND, NOW(6), lease_until) AS lease"
 )
-_ORDERS = f"SELECT {_COMMON}, total_amount FROM orders FORCE INDEX (PRIMARY)"
-_PAYMENTS = f"SELECT {_COMMON}, amount, refunded_amount FROM payments FORCE INDEX (PRIMARY)"
+_ORDERS = f"SELECT {_COMMON}, total_amount, user_id FROM orders FORCE INDEX (PRIMARY)"
+_PAYMENTS = f"SELECT {_COMMON}, amount, refunded_amount, user_id FROM payments FORCE INDEX (PRIMARY)"
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,9 @@ _BY_INVARIANT: Mapping[Invariant, Callable[[Any], Proposal]] = {
         "Compare the order with its payment (vv order get, vv payment get) and decide: refund the difference "
         "(vv payment refund), charge the buyer anew, or cancel the order (vv order cancel)."
     ),
+    broken.completed_orders_are_paid_by_their_buyer: _advice(
+        "Find out who bought: the buyer does not see his payment (vv payment get), and somebody else may."
+    ),
     broken.charged_orders_are_completed_or_refunded: mending.kept_money,
     broken.order_timelines_are_paths_of_the_state_machine: mending.order_timeline,
     broken.failed_orders_know_their_answer: _advice(

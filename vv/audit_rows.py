@@ -109,6 +109,7 @@ class PaymentFacts(Lifecycle):
 
     amount: int
     refunded_amount: int
+    user_id: str | None
     refunds: dict[int, int] = field(default_factory=dict)
     open_refunds: list[int] = field(default_factory=list)
     gateway: list[GatewayEntry] = field(default_factory=list)
@@ -138,6 +139,7 @@ class OrderFacts(Lifecycle):
     """``lines`` is what the order asked for, ``taken`` what the ledger says that it holds; both SKU -> quantity."""
 
     total_amount: int
+    user_id: str
     lines: dict[str, int] = field(default_factory=dict)
     taken: dict[str, int] = field(default_factory=dict)
     payment: PaymentFacts | None = None

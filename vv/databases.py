@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from common.database_url import parse_database_url
+from common.settings_sources import SettingMistake, secret_in
 from vv import folder
 from vv.accounts import GRANTS
 from vv.errors import Unavailable
@@ -28,12 +29,12 @@ class Databases:
 
 
 def configured(environment: Mapping[str, str]) -> Databases | None:
-    """The databases that the environment names, or None.
+    """The databases that the environment names, itself or in files (``ORDER_DATABASE_URL_FILE``), or None.
 
     Raises click.UsageError when it names some of them only, or when a URL is malformed.
     """
     variables = {service: f"{service.upper()}_DATABASE_URL" for service in SERVICES}
-    missing = [variable for variable in variables.values() if not environment.get(variable)]
+    missing = [variable for variable in variables.values() if not _secret(environment, variable)]
     if len(missing) == len(variables):
         return None
     if missing:
@@ -83,9 +84,16 @@ def reachable(
 
 
 def _checked(environment: Mapping[str, str], variable: str, default: str = "") -> str:
-    url = environment.get(variable) or default
+    url = _secret(environment, variable) or default
     try:
         parse_database_url(url)
     except ValueError as error:
         raise click.UsageError(f"{variable} {error}.") from None
     return url
+
+
+def _secret(environment: Mapping[str, str], variable: str) -> str | None:
+    try:
+        return secret_in(environment, variable)
+    except SettingMistake as error:
+        raise click.UsageError(f"{error}.") from None

@@ -12,9 +12,11 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import Field
 
+from common.contracts.access import Service, services
 from common.contracts.base import Request, View
 from common.contracts.payments import RefundExceedsCharge
 from common.errors import IdempotencyMismatch, InternalError, ServiceUnavailable
+from common.security import Security
 from common.telemetry import Metrics
 from common.web import Call, Reply, Route
 from common.web import make_app as make_web_app
@@ -136,31 +138,42 @@ def routes(gateway: Gateway) -> list[Route]:
     return [
         Route(
             "POST", "/charges", gateway.charge, "Charge, once a key",
+            access=services(Service.PAYMENT),
             body=CreateCharge, headers=KeyHeader, replies={201: Charge, 200: Charge}, errors=[IdempotencyMismatch],
         ),
         Route(
             "GET", "/charges/{key}", gateway.find, "What became of a charge",
+            access=services(Service.PAYMENT),
             query=ChargeQuery, replies={200: Charge}, errors=[ChargeNotFound],
         ),
         Route(
             "POST", "/charges/{key}/cancel", gateway.cancel, "See to it that nothing is charged with a key from now on",
+            access=services(Service.PAYMENT),
             query=ChargeQuery, replies={201: Charge, 200: Charge}, errors=[IdempotencyMismatch],
         ),
         Route(
             "POST", "/refunds", gateway.refund, "Give back some of a charge, once a key",
+            access=services(Service.PAYMENT),
             body=CreateRefund, headers=KeyHeader, replies={201: Refund, 200: Refund},
             errors=[ChargeNotFound, RefundExceedsCharge, IdempotencyMismatch],
         ),
-        Route("GET", "/ledger", gateway.ledger, "What was done", query=LedgerQuery, replies={200: LedgerPage}),
-        Route("GET", "/behaviour", gateway.get_behaviour, "How it behaves", replies={200: Behaviour}),
+        Route(
+            "GET", "/ledger", gateway.ledger, "What was done",
+            access=services(), query=LedgerQuery, replies={200: LedgerPage},
+        ),
+        Route(
+            "GET", "/behaviour", gateway.get_behaviour, "How it behaves",
+            access=services(), replies={200: Behaviour},
+        ),
         Route(
             "PUT", "/behaviour", gateway.put_behaviour, "Have it behave otherwise, at once",
+            access=services(),
             body=Behaviour, replies={200: Behaviour},
         ),
     ]  # fmt: skip
 
 
-def make_app(ledger: Ledger, behaviour: Behaviour) -> web.Application:
+def make_app(ledger: Ledger, behaviour: Behaviour, security: Security) -> web.Application:
     async def why_not_ready() -> str | None:
         return None
 
@@ -171,6 +184,7 @@ def make_app(ledger: Ledger, behaviour: Behaviour) -> web.Application:
         why_not_ready=why_not_ready,
         lifespan=_nothing_to_open,
         requests_in_flight_max=_REQUESTS_IN_FLIGHT_MAX,
+        security=security,
     )
     app.middlewares.append(_lose_replies)
     return app

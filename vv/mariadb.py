@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import pymysql
 
-from vv import accounts, mariadb_program, process
+from vv import accounts, certs, mariadb_program, process
 from vv.errors import Unavailable
 from vv.folder import make_private, write_whole
 from vv.output import Say, say
@@ -36,11 +36,13 @@ class Mariadb:
 
     :param folder: the data folder; the server's own files go to ``folder/mariadb``
     :param port: the TCP port on 127.0.0.1; None for none, only the socket
+    :param certificates: the folder of certificates without which nobody is let in but through the socket
     """
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    def __init__(self, folder: Path, port: int | None = None, certificates: Path | None = None) -> None:
         self.folder = folder.absolute()
         self.port = port
+        self._certificates = certificates
         self.socket = _socket_path(self.folder)
         self.log = self.folder / "logs" / "database.log"
         self._data = self.folder / "mariadb"
@@ -89,6 +91,7 @@ class Mariadb:
             # Before the server lets anybody in, on every start.
             f"--init-file={self._setup}",
             *network,
+            *self._tls_options(),
             "--skip-name-resolve",
             "--character-set-server=utf8mb4",
             "--collation-server=utf8mb4_bin",
@@ -102,6 +105,18 @@ class Mariadb:
             # No line for each connection that a service closes. MySQL does not know the first, MariaDB the second.
             "--loose-log-warnings=1",
             "--loose-mysqlx=OFF",
+        ]
+
+    def _tls_options(self) -> list[str]:
+        if self._certificates is None:
+            return []
+        certificate, key, ca = certs.files_of(self._certificates, "database")
+        return [
+            f"--ssl-ca={ca}",
+            f"--ssl-cert={certificate}",
+            f"--ssl-key={key}",
+            "--tls-version=TLSv1.3",
+            "--require-secure-transport=ON",
         ]
 
     def is_ready(self) -> bool:

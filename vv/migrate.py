@@ -11,7 +11,7 @@ from typing import Any
 import pymysql
 from yoyo import read_migrations
 
-from common.database_url import parse_database_url
+from vv import sql
 from vv.errors import Refused, Unavailable
 from vv.output import Say, say
 from vv.yoyo_backend import UNDOING, Backend
@@ -158,10 +158,8 @@ def _read(service: str, url: str, query: str) -> Sequence[Any]:
 
 
 def _connect(service: str, url: str) -> Any:
-    address = parse_database_url(url)
-    database = address.pop("db")
     try:
-        return pymysql.connect(database=database, connect_timeout=5, charset="utf8mb4", **address)
+        return sql.connect(url)
     except pymysql.MySQLError as error:
         raise _unreachable(service, error) from error
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
@@ -26,6 +27,9 @@ class Child:
     :param folder: the data folder that it works for
     :param log: the file to append its output to
     """
+
+    # Lets it finish what it is at, and end.
+    stop_signal = signal.SIGTERM
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
@@ -150,11 +154,14 @@ def wait_for_leftovers(folder: Path, timeout_s: float, say: Say) -> None:
 def _processes_of(folder: Path) -> list[int]:
     mark = f"{_MARK}={folder}".encode()
     found = []
+    # nginx writes its title over its environment.
+    nginx = re.compile(rb"nginx: master process .*" + re.escape(f" {folder}/".encode()))
     # There is no /proc but on Linux; elsewhere there is no leash either, and ports in use tell of leftovers.
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             # Read before it is split: the environment of a zombie is empty.
-            if mark in (process / "environ").read_bytes().split(b"\0") and int(process.name) != os.getpid():
+            is_ours = mark in (process / "environ").read_bytes().split(b"\0")
+            if (is_ours or nginx.match((process / "cmdline").read_bytes())) and int(process.name) != os.getpid():
                 found.append(int(process.name))
     return found
 

@@ -1,42 +1,33 @@
-"""The supervisor behind ``vv up``: the database and the three services as one thing that starts, runs and stops."""
+"""The supervisor behind ``vv up``: database, services and front door as one thing that starts, runs and stops."""
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
 
-import aiohttp
+import click
 
 from common.server import raise_open_files_limit
-from vv import databases, folder, migrate, process, stack_file
+from vv import certs, databases, folder, front_door, migrate, nginx_program, process, stack_file
+from vv.children import STOP_TIMEOUT_S, check_start, end, in_thread, keep_alive
 from vv.databases import Databases
 from vv.errors import Unavailable
+from vv.front_door import FrontDoor
 from vv.mariadb import START_TIMEOUT_S as DATABASE_START_TIMEOUT_S
 from vv.mariadb import Mariadb
 from vv.output import Say, say
 from vv.process import Child
+from vv.stack_services import PORTS, Services
 
-T = TypeVar("T")
-
-PORTS = {"order": 8081, "inventory": 8082, "payment": 8083}
 # Below the ports that systems hand out to outgoing connections (from 32768 on Linux), which are taken at random.
 DATABASE_PORT = 13306
 PORT_OFFSET_MAX = 65_535 - DATABASE_PORT
 
-_SERVICE_START_TIMEOUT_S = 30.0
-# Longer than a service drains (0.5 s + 20 s).
-_STOP_TIMEOUT_S = 30.0
 _POLL_INTERVAL_S = 0.03
-_RESTART_DELAY_MIN_S = 0.2
-_RESTART_DELAY_MAX_S = 5.0
-# Whoever ran this long did not die of its start.
-_RAN_WELL_S = 30.0
 
 
 class Stack:
@@ -45,6 +36,8 @@ class Stack:
     :param data_dir: the data folder; created when it is not there
     :param port_offset: what to add to every port, so that several stacks can run side by side
     :param workers: the processes of each service; by default what its settings say
+    :param tls: encrypt every connection, with the certificates in ``certs`` of the data folder
+    :param gateway: run nginx as the front door, too
     :param environment: settings for the services, and databases of one's own; this process's by default
     :param say: takes a line about each thing that happens
     """
@@ -55,19 +48,23 @@ class Stack:
         port_offset: int = 0,
         *,
         workers: int | None = None,
+        tls: bool = False,
+        gateway: bool = False,
         environment: Mapping[str, str] = os.environ,
         say: Say = say,
     ) -> None:
         self.data_dir = data_dir.absolute()
         self.logs_dir = self.data_dir / "logs"
-        self.urls = {service: f"http://127.0.0.1:{port + port_offset}" for service, port in PORTS.items()}
-        self._ports = {service: port + port_offset for service, port in PORTS.items()}
+        self.certificates = self.data_dir / "certs"
+        self.tls = tls
+        self._services = Services(port_offset, workers, environment, self.certificates if tls else None)
+        self.urls = self._services.urls
+        self.front_door = self._front_door(front_door.PORT + port_offset, environment) if gateway else None
         self._database_port = DATABASE_PORT + port_offset
-        self._workers = workers
         self._environment = environment
         self.say = say
         self._mariadb: Mariadb | None = None
-        # In the order in which they start: the database, if it is ours, then the services.
+        # In the order in which they start: the database, if it is ours, the services, the front door.
         self._children: dict[str, Child] = {}
         self._hurry = asyncio.Event()
         self._folder_lock: ExitStack | None = None
@@ -78,20 +75,30 @@ class Stack:
         Raises Unavailable, Refused (a migration failed), click.UsageError (the environment is contradictory).
         """
         configured = databases.configured(self._environment)
+        if not self.tls:
+            _refuse_tls_settings(self._environment)
+        if self.front_door is not None:
+            nginx_program.require()
         raise_open_files_limit()
         self._lock_folder()
-        await _in_thread(lambda: process.wait_for_leftovers(self.data_dir, _STOP_TIMEOUT_S, self.say))
-        self._check_ports({**self._ports, **({} if configured else {"database": self._database_port})})
+        await in_thread(lambda: process.wait_for_leftovers(self.data_dir, STOP_TIMEOUT_S, self.say))
+        self._check_ports(own_database=configured is None)
+        if self.tls or self.front_door:
+            await in_thread(lambda: certs.ensure(self.certificates))
         found = configured or await self._start_mariadb()
-        await _in_thread(lambda: self._migrate(found))
+        await in_thread(lambda: self._migrate(found))
         await self._start_services(found)
+        if self.front_door is not None:
+            await self._start_front_door()
         self._write_stack_file()
 
     async def run(self) -> None:
         """Start again whatever dies, until cancelled."""
         async with asyncio.TaskGroup() as keepers:
             for child in self._children.values():
-                keepers.create_task(self._keep_alive(child))
+                keepers.create_task(keep_alive(child, self._write_stack_file, self.say))
+            if self.front_door is not None:
+                keepers.create_task(self.front_door.follow_certificates(self._children["front_door"]))
 
     async def stop(self) -> None:
         """Stop what was started, which lets running requests finish. Never while ``run`` runs."""
@@ -99,6 +106,7 @@ class Stack:
             return
         stack_file.path_in(self.data_dir).unlink(missing_ok=True)
         # Whoever calls others stops before them: what it still does needs them.
+        await self._end(["front_door"], self._hurry)
         await self._end(["order"], self._hurry)
         await self._end(["inventory", "payment"], self._hurry)
         await self._end(["database"], asyncio.Event())
@@ -109,6 +117,12 @@ class Stack:
         """Have :meth:`stop` kill the services that still drain. The database always ends in order."""
         self._hurry.set()
 
+    def _front_door(self, port: int, environment: Mapping[str, str]) -> FrontDoor:
+        return FrontDoor(self.data_dir, port, self.urls, self.certificates, environment)
+
+    async def _end(self, names: Sequence[str], hurry: asyncio.Event) -> None:
+        await end([self._children[name] for name in names if name in self._children], hurry, self.say)
+
     def _lock_folder(self) -> None:
         with ExitStack() as lock:
             lock.enter_context(folder.locked(self.data_dir))
@@ -116,7 +130,12 @@ class Stack:
         # Of a vv that was killed.
         stack_file.path_in(self.data_dir).unlink(missing_ok=True)
 
-    def _check_ports(self, ports: Mapping[str, int]) -> None:
+    def _check_ports(self, *, own_database: bool) -> None:
+        ports = {f"{service} service": port for service, port in self._services.ports.items()}
+        if own_database:
+            ports["database"] = self._database_port
+        if self.front_door:
+            ports["front door"] = self.front_door.port
         for name, port in ports.items():
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -124,19 +143,20 @@ class Stack:
                     probe.bind(("127.0.0.1", port))
                 except OSError as error:
                     raise Unavailable(
-                        f"Port {port}, for the {name}{' service' * (name in PORTS)}, cannot be used "
+                        f"Port {port}, for the {name}, cannot be used "
                         f"({(error.strerror or '').lower()}); choose other ports with --port-offset."
                     ) from None
 
     async def _start_mariadb(self) -> Databases:
-        self._mariadb = mariadb = Mariadb(self.data_dir, self._database_port)
-        await _in_thread(lambda: mariadb.prepare(self.say))
+        certificates = self.certificates if self.tls else None
+        self._mariadb = mariadb = Mariadb(self.data_dir, self._database_port, certificates)
+        await in_thread(lambda: mariadb.prepare(self.say))
         child = Child("database", mariadb.command(), self._environment, self.data_dir, mariadb.log)
         self._children["database"] = child
         await child.start()
         deadline = time.monotonic() + DATABASE_START_TIMEOUT_S
-        while not await _in_thread(mariadb.is_ready):
-            _check_start(child, deadline, "it does not answer")
+        while not await in_thread(mariadb.is_ready):
+            check_start(child, deadline, "it does not answer")
             await asyncio.sleep(_POLL_INTERVAL_S)
         return databases.embedded(mariadb)
 
@@ -151,101 +171,35 @@ class Stack:
             self._children[service] = child = Child(
                 f"{service} service",
                 [sys.executable, "-m", f"{service}_service"],
-                self._settings_of(service, found.service_urls[service]),
+                self._services.settings_of(service, found.service_urls[service]),
                 self.data_dir,
                 self.logs_dir / f"{service}.log",
             )
             await child.start()
-        deadline = time.monotonic() + _SERVICE_START_TIMEOUT_S
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
-            for service, url in self.urls.items():
-                while (why_not := await _why_not_ready(session, url)) is not None:
-                    for each in PORTS:
-                        _check_start(self._children[each], deadline if each == service else None, why_not)
-                    await asyncio.sleep(_POLL_INTERVAL_S)
+        await self._services.wait_until_ready(self._children)
 
-    def _settings_of(self, service: str, database_url: str) -> dict[str, str]:
-        """The environment of a service: ours, less the databases of others, and where to find what it needs."""
-        prefix = service.upper()
-        inherited = {name: value for name, value in self._environment.items() if not name.endswith("_DATABASE_URL")}
-        neighbours = {"ORDER_INVENTORY_URL": self.urls["inventory"], "ORDER_PAYMENT_URL": self.urls["payment"]}
-        return {
-            **inherited,
-            **(neighbours if service == "order" else {}),
-            **({f"{prefix}_WORKERS": str(self._workers)} if self._workers else {}),
-            f"{prefix}_DATABASE_URL": database_url,
-            f"{prefix}_HOST": "127.0.0.1",
-            f"{prefix}_PORT": str(self._ports[service]),
-        }
-
-    async def _keep_alive(self, child: Child) -> None:
-        delay = _RESTART_DELAY_MIN_S
-        while True:
-            started = time.monotonic()
-            exit_code = await child.wait()
-            if time.monotonic() - started > _RAN_WELL_S:
-                delay = _RESTART_DELAY_MIN_S
-            self.say(f"The {child.name} ended ({process.how_it_ended(exit_code)}); starting it again in {delay:g} s.")
-            child.forget_crash_points()
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, _RESTART_DELAY_MAX_S)
-            try:
-                await child.start()
-            except OSError as error:
-                self.say(f"The {child.name} could not be started: {error.strerror}.")
-            else:
-                self.say(f"The {child.name} was started again (pid {child.pid}).")
-                self._write_stack_file()
+    async def _start_front_door(self) -> None:
+        assert self.front_door is not None
+        self._children["front_door"] = child = await in_thread(self.front_door.prepare)
+        await child.start()
+        await self.front_door.wait_until_ready(child)
 
     def _write_stack_file(self) -> None:
         pids = {name: child.pid for name, child in self._children.items()}
         gateway_url = self._environment.get("PAYMENT_GATEWAY_URL") or None
-        stack_file.write(self.data_dir, self.urls, pids, self._mariadb, gateway_url)
-
-    async def _end(self, names: Sequence[str], hurry: asyncio.Event) -> None:
-        """SIGTERM, and SIGKILL for those that are still there when their time is up or ``hurry`` is set."""
-        children = [self._children[name] for name in names if name in self._children]
-        for child in children:
-            child.send(signal.SIGTERM)
-        hurried = asyncio.create_task(hurry.wait())
-        ends = {asyncio.create_task(child.wait()): child for child in children if child.pid is not None}
-        remaining = set(ends)
-        deadline = time.monotonic() + _STOP_TIMEOUT_S
-        while remaining and not hurried.done() and time.monotonic() < deadline:
-            await asyncio.wait(
-                {*remaining, hurried}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED
-            )
-            remaining = {end for end in remaining if not end.done()}
-        for end in remaining:
-            self.say(f"The {ends[end].name} (pid {ends[end].pid}) is still there; killing it.")
-            ends[end].send(signal.SIGKILL)
-        await asyncio.gather(*ends)
-        hurried.cancel()
+        stack_file.write(
+            self.data_dir,
+            self.urls,
+            pids,
+            self._mariadb,
+            gateway_url,
+            front_door=self.front_door.url if self.front_door else None,
+            certificates=self.certificates if self.tls else None,
+        )
 
 
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Do blocking work in a thread; when cancelled still wait for its end, for it works on what we stop next."""
-    thread = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        await asyncio.wait([thread])
-        raise
-
-
-async def _why_not_ready(session: aiohttp.ClientSession, url: str) -> str | None:
-    try:
-        async with session.get(f"{url}/readyz") as response:
-            return None if response.status == 200 else f"/readyz answers {response.status}: {await response.text()}"
-    except (aiohttp.ClientError, TimeoutError):
-        return "/readyz does not answer"
-
-
-def _check_start(child: Child, deadline: float | None, why_not_ready: str) -> None:
-    if child.has_ended:
-        problem = "did not start"
-    elif deadline is not None and time.monotonic() > deadline:
-        problem = f"did not become ready in time ({why_not_ready})"
-    else:
-        return
-    raise Unavailable(f"The {child.name} {problem}. The end of its log:\n{child.last_lines()}")
+def _refuse_tls_settings(environment: Mapping[str, str]) -> None:
+    prefixes = ("", *(f"{service.upper()}_" for service in PORTS))
+    found = [name for prefix in prefixes if environment.get(name := f"{prefix}TLS_CERTIFICATE")]
+    if found:
+        raise click.UsageError(f"{found[0]} is set: vv up encrypts with certificates of its own, and only with --tls.")

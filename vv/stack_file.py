@@ -21,14 +21,19 @@ def write(
     pids: Mapping[str, int | None],
     mariadb: Mariadb | None,
     gateway_url: str | None,
+    *,
+    front_door: str | None,
+    certificates: Path | None,
 ) -> None:
-    """Write the file whole. Of a database that is not ours, and of the sandbox, there is nothing to tell: null."""
+    """Write the file whole. What is not there, not ours or not encrypted has nothing to tell: null."""
     database = {"socket": str(mariadb.socket), "port": mariadb.port} if mariadb else None
     document = {
         **urls,
-        "pids": {name: pids.get(name) for name in (*urls, "database")},
+        "pids": {name: pids.get(name) for name in (*urls, "database", *(["front_door"] if front_door else []))},
         "database": database,
         "gateway": gateway_url,
+        "front_door": front_door,
+        "certificates": str(certificates) if certificates else None,
     }
     folder.write_whole(path_in(data_dir), json.dumps(document, indent=2) + "\n")
 

@@ -3,12 +3,11 @@
 from datetime import UTC, datetime
 from typing import Any
 
-import pymysql
 from yoyo.backends.core.mysql import MySQLBackend
 from yoyo.connections import parse_uri
 from yoyo.migrations import default_migration_table
 
-from common.database_url import parse_database_url
+from vv import sql
 
 _SCHEMA_VERSION = 2
 # Operations in yoyo's log that are ours: begun, and not ended yet. The column has ten characters.
@@ -30,9 +29,7 @@ class Backend(MySQLBackend):  # type: ignore[misc]
         self.has_transactional_ddl = False
 
     def connect(self, dburi: Any) -> Any:
-        address = parse_database_url(dburi.uri)
-        database = address.pop("db")
-        return pymysql.connect(database=database, connect_timeout=5, charset="utf8mb4", **address)
+        return sql.connect(dburi.uri)
 
     def quote_identifier(self, identifier: str) -> str:
         return f"`{identifier}`"

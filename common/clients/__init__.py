@@ -10,6 +10,7 @@ the same methods. Results are contracts (``Order``, ``Payment``, …), errors th
 """
 
 from common.clients.breaker import CircuitBreaker
+from common.clients.credentials import ClientCredentials, Credentials
 from common.clients.inventory import AsyncInventoryClient, InventoryClient
 from common.clients.orders import AsyncOrderClient, OrderClient
 from common.clients.payments import AsyncPaymentClient, PaymentClient
@@ -54,6 +55,7 @@ from common.errors import (
     CircuitOpen,
     Conflict,
     DeadlineExceeded,
+    Forbidden,
     IdempotencyMismatch,
     InternalError,
     InvalidRequest,
@@ -63,6 +65,7 @@ from common.errors import (
     ServiceError,
     ServiceUnavailable,
     TooManyRequests,
+    Unauthenticated,
 )
 
 __all__ = [
@@ -71,10 +74,13 @@ __all__ = [
     "AsyncPaymentClient",
     "CircuitBreaker",
     "CircuitOpen",
+    "ClientCredentials",
     "Conflict",
     "CreatePayment",
+    "Credentials",
     "DeadlineExceeded",
     "DecreaseStock",
+    "Forbidden",
     "IdempotencyMismatch",
     "InternalError",
     "InvalidRequest",
@@ -116,4 +122,5 @@ __all__ = [
     "StockMovement",
     "StockRequestRolledBack",
     "TooManyRequests",
+    "Unauthenticated",
 ]

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import functools
+import ssl
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -10,6 +11,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from common.clients.client import DEFAULT_RETRY, AsyncClient
+from common.clients.credentials import Credentials
 from common.clients.retry import RetryPolicy
 from common.errors import ServiceUnavailable
 
@@ -73,9 +75,13 @@ class BlockingClient(Generic[C]):
         *,
         timeout_s: float = 30.0,
         retry: RetryPolicy = DEFAULT_RETRY,
+        token: str | Credentials | None = None,
+        tls: ssl.SSLContext | None = None,
         connections_max: int = 512,
     ) -> None:
-        self._client = self.async_class(base_url, timeout_s=timeout_s, retry=retry, connections_max=connections_max)
+        self._client = self.async_class(
+            base_url, timeout_s=timeout_s, retry=retry, token=token, tls=tls, connections_max=connections_max
+        )
         self._thread = _LoopThread(self._client.close)
         self._stop = weakref.finalize(self, self._thread.stop)
 

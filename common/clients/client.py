@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from itertools import count
@@ -16,6 +17,7 @@ from yarl import URL
 
 from common import context
 from common.clients.breaker import CircuitBreaker
+from common.clients.credentials import Credentials, fixed
 from common.clients.replies import read_reply
 from common.clients.retry import RetryBudget, RetryPolicy
 from common.clients.transport import Request, Transport, was_sent
@@ -35,7 +37,9 @@ class AsyncClient:
     """A client of one service; tasks may share it. It belongs to the event loop of its first call.
 
     ``base_url`` may have a path prefix. ``timeout_s`` is the deadline of a whole call: all its attempts and the waits
-    between them. A ``session`` of the caller's own is used as it is, and not closed. ``breaker`` is the circuit
+    between them. ``token`` proves who calls: an access token, or something that has one whenever it is asked, such as
+    ClientCredentials. ``tls`` has the certificate of the caller and whom he believes; without it the system decides
+    about ``https``. A ``session`` of the caller's own is used as it is, and not closed. ``breaker`` is the circuit
     breaker, one a client unless given.
 
     Use it with ``async with``, or call :meth:`close`. Every call raises the errors of ``common.errors``:
@@ -51,6 +55,8 @@ class AsyncClient:
         *,
         timeout_s: float = 30.0,
         retry: RetryPolicy = DEFAULT_RETRY,
+        token: str | Credentials | None = None,
+        tls: ssl.SSLContext | None = None,
         session: aiohttp.ClientSession | None = None,
         connections_max: int = 512,
         breaker: CircuitBreaker | None = None,
@@ -64,7 +70,8 @@ class AsyncClient:
         self._retry = retry
         self._budget = RetryBudget(retry.budget_ratio, retry.budget_burst)
         self._breaker = breaker or CircuitBreaker()
-        self._transport = Transport(session, connections_max)
+        self._credentials = fixed(token) if isinstance(token, str) else token
+        self._transport = Transport(session, connections_max, tls)
 
     async def __aenter__(self) -> Self:
         return self
@@ -120,6 +127,8 @@ class AsyncClient:
                 raise failure or DeadlineExceeded(f"The deadline had passed before {request.name} was sent.")
             all_headers[context.DEADLINE_HEADER] = str(max(1, int(left_s * 1000)))
             try:
+                if self._credentials is not None:
+                    all_headers["Authorization"] = f"Bearer {await self._credentials.token()}"
                 return await self._attempt(request, contract, min(left_s, attempt_timeout_s))
             except ServiceError as error:
                 error.request_id = error.request_id or all_headers[context.REQUEST_ID_HEADER]

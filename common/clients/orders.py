@@ -35,7 +35,7 @@ class AsyncOrderClient(AsyncClient):
     async def create(
         self,
         *,
-        user_id: str,
+        user_id: str | None = None,
         total_amount: int,
         sku: str | None = None,
         quantity: int | None = None,
@@ -44,7 +44,7 @@ class AsyncOrderClient(AsyncClient):
         payment_method: str = "tok_ok",
         idempotency_key: str | None = None,
     ) -> Order:
-        """Place an order of one ``sku``, or of several ``items``.
+        """Place an order of one ``sku``, or of several ``items``; a token may say who buys in place of ``user_id``.
 
         Without an ``idempotency_key`` each call is an order of its own; give one to be able to repeat the call after
         a crash of your own. The order may come back with its payment still unknown (see :meth:`wait`).

@@ -28,14 +28,22 @@ class AsyncPaymentClient(AsyncClient):
     default_url = "http://127.0.0.1:8083"
 
     async def create(
-        self, *, order_id: str, amount: int, currency: str = "USD", payment_method: str = "tok_ok"
+        self,
+        *,
+        order_id: str,
+        amount: int,
+        currency: str = "USD",
+        payment_method: str = "tok_ok",
+        user_id: str | None = None,
     ) -> Payment:
-        """Charge an order; the same order again gives the same payment.
+        """Charge an order; the same order again gives the same payment. Only ``user_id`` and staff may see it.
 
         Raises PaymentDeclined and PaymentCancelled.
         """
         with named_fields:
-            charge = CreatePayment(order_id=order_id, amount=amount, currency=currency, payment_method=payment_method)
+            charge = CreatePayment(
+                order_id=order_id, amount=amount, currency=currency, payment_method=payment_method, user_id=user_id
+            )
         return await self._call("POST", "/payments", Payment, body=charge)
 
     async def create_batch(self, items: Sequence[CreatePayment]) -> list[Payment | ServiceError]:

@@ -1,6 +1,7 @@
 """The one place where the client library does I/O: an HTTP request goes out, a reply or an error comes back."""
 
 import math
+import ssl
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -33,10 +34,13 @@ class Reply(NamedTuple):
 
 
 class Transport:
-    """Sends requests through one aiohttp session, made when it is first needed."""
+    """Sends requests through one aiohttp session, made when it is first needed, with ``tls`` or the system's."""
 
-    def __init__(self, session: aiohttp.ClientSession | None, connections_max: int) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession | None, connections_max: int, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._session = session
+        self._tls: ssl.SSLContext | bool = True if tls is None else tls
         self._owns_session = session is None
         self._connections_max = connections_max
         self._is_closed = False
@@ -53,6 +57,7 @@ class Transport:
                 request.url,
                 headers=request.headers,
                 data=request.body,
+                ssl=self._tls,
                 # aiohttp rounds timeouts above 5 seconds up to whole ticks of its clock unless told otherwise.
                 timeout=aiohttp.ClientTimeout(total=timeout_s, ceil_threshold=math.inf),
                 # A redirected POST would arrive as a GET, and its reply would be taken for the POST's.
@@ -90,6 +95,10 @@ def was_sent(error: ServiceError) -> bool:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "its certificate is not valid"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "there is no TLS between us"
     if isinstance(error, aiohttp.ClientConnectorError):
         return "the connection failed"
     if isinstance(error, aiohttp.ClientPayloadError):

@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, RootModel, model_validator
 
+from common.contracts.access import FROM_TOKEN
 from common.contracts.base import (
     Amount,
     Currency,
@@ -77,7 +78,9 @@ class CreateOrder(Request):
         },
     )
 
-    user_id: UserId
+    user_id: UserId | None = Field(
+        None, description="who buys; may be left out where a token says it", json_schema_extra={**FROM_TOKEN}
+    )
     sku: Sku | None = None
     quantity: Quantity | None = Field(None, description="1 unless given")
     items: Lines | None = None

@@ -13,6 +13,7 @@ from common.contracts.base import (
     PaymentMethod,
     Request,
     Timestamp,
+    UserId,
     Uuid,
     View,
 )
@@ -83,6 +84,7 @@ class CreatePayment(Request):
     amount: Amount
     currency: Currency = "USD"
     payment_method: PaymentMethod = "tok_ok"
+    user_id: UserId | None = Field(None, description="who buys; only he and staff may see the payment")
 
 
 class CreatePaymentBatch(Request):
@@ -120,6 +122,7 @@ class Payment(View):
 
     payment_id: str
     order_id: str
+    user_id: str | None = Field(None, description="who buys; null when nobody said")
     amount: int
     currency: str
     payment_method: str

@@ -32,7 +32,7 @@ SKU = "no-such-sku"
 JSON = {"Content-Type": "application/json"}
 
 _ORDER = {"user_id": "u", "total_amount": 1, "currency": "USD", "payment_method": "tok_ok"}
-_CHARGE = {"order_id": ORDER_ID, "amount": 1, "currency": "USD", "payment_method": "tok_ok"}
+_CHARGE = {"order_id": ORDER_ID, "amount": 1, "currency": "USD", "payment_method": "tok_ok", "user_id": "u"}
 _LINES = [{"sku": SKU, "quantity": 1}]
 _TAKE_ONE = {"sku": SKU, "quantity": 1, "request_id": "r", "order_id": ORDER_ID}
 _TAKE_SOME = {"items": _LINES, "request_id": "r", "order_id": ORDER_ID}

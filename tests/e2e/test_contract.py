@@ -634,6 +634,32 @@ class TestPayments:
         assert payment_of(servers, order_id) == first.json()
         assert books.gateway(order_id) == [("charge", 700)]
 
+    def test_payment_says_whose_it_is(self, servers: Servers, user: str) -> None:
+        """Who bought, if the charge said so; asking again without a user finds it, with another one is 422."""
+        order_id = new_order_id()
+        assert charge(servers, order_id, user_id=user).json()["user_id"] == user
+        assert payment_of(servers, order_id)["user_id"] == user
+        assert charge(servers, order_id).json()["user_id"] == user
+        assert_problem(charge(servers, order_id, user_id="somebody else"), 422, "idempotency_mismatch")
+        nobodys = new_order_id()
+        for fields in ({}, {"user_id": user}):
+            answer = charge(servers, nobodys, **fields)
+            assert (answer.status, answer.json()["user_id"]) == (201, None)
+
+    def test_cancelled_before_it_was_charged_is_nobodys(self, servers: Servers, user: str) -> None:
+        """Whoever cancels does not know who would have bought."""
+        order_id = new_order_id()
+        assert cancel_payment(servers, order_id).json()["user_id"] is None
+        assert_problem(charge(servers, order_id, user_id=user), 409, "payment_cancelled")
+
+    @pytest.mark.parametrize("payment_method", ["tok_ok", "tok_timeout"])
+    def test_payment_of_an_order_is_of_who_placed_it(self, payment_method: str, servers: Servers, user: str) -> None:
+        """Also when the order is charged by itself, because nobody knew what became of the first charge."""
+        order_id = place(servers, sku=servers.new_sku(), user_id=user, payment_method=payment_method).json()["order_id"]
+        assert payment_of(servers, order_id)["user_id"] == user
+        wait_for(servers, order_id, "completed")
+        assert payment_of(servers, order_id)["user_id"] == user
+
     @pytest.mark.parametrize("other", [{"amount": 701}, {"currency": "EUR"}, {"payment_method": "tok_slow"}], ids=str)
     def test_same_order_with_another_charge_is_422(self, other: dict[str, Any], servers: Servers, books: Books) -> None:
         """Neither the new amount nor the old one is charged again."""

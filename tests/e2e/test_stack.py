@@ -86,7 +86,7 @@ def test_up_is_ready_stops_on_ctrl_c_and_is_quick_the_second_time(up: Up) -> Non
     """The stack tells where it is, leaves no process behind, keeps its data, and comes back within seconds."""
     stack = up.start()
     pids = stack["pids"].values()
-    assert {*SERVICES, "pids", "database", "gateway"} == stack.keys()
+    assert {*SERVICES, "pids", "database", "gateway", "front_door", "certificates"} == stack.keys()
     assert all(map(is_alive, pids))
 
     assert up.end(signal.SIGINT) == 0

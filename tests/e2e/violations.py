@@ -153,6 +153,13 @@ def order_that_nobody_paid(forger: Forger) -> str:
     return order_id
 
 
+@violates("completed_orders_are_paid_by_their_buyer")
+def order_that_somebody_else_paid(forger: Forger) -> str:
+    order_id, _ = forger.completed()
+    forger.execute("payment", "UPDATE payments SET user_id = 'U' WHERE order_id = %s", order_id)
+    return order_id
+
+
 @violates("charged_orders_are_completed_or_refunded", mends=True)
 def failed_order_that_is_charged(forger: Forger) -> str:
     order_id, _ = forger.failed()

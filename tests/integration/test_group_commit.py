@@ -99,7 +99,7 @@ async def shop(urls: dict[str, str]) -> AsyncIterator[Shop]:
 def new_order(key: str | None = None, lines: int = 1, **fields: Any) -> NewOrder:
     items = [{"sku": f"S{n}", "quantity": 1} for n in range(lines)]
     wanted = CreateOrder.model_validate({"user_id": "ada", "items": items, "total_amount": 5})
-    return NewOrder.of(str(uuid7()), wanted.model_copy(update=fields), key)
+    return NewOrder.of(str(uuid7()), fields.pop("user_id", "ada"), wanted.model_copy(update=fields), key)
 
 
 def new_payment(**fields: Any) -> NewPayment:

@@ -40,7 +40,7 @@ class Shop:
 
     def __init__(self, settings: Settings) -> None:
         metrics = Metrics("test")
-        self.database = Database.from_settings(settings, metrics)
+        self.database = Database.from_settings(settings, metrics, tls=None)
         self.stock = Stock(self.database)
         slots = waiting_slots(settings)
         self.decreases: Line[DecreaseStock] = Line("decreases", self.stock.decrease, slots, settings, metrics)

@@ -99,7 +99,7 @@ def test_the_fingerprint_tells_what_is_ordered() -> None:
 
     def fingerprint(**fields: object) -> str:
         body = {"user_id": "ann", "total_amount": 100, **fields}
-        return NewOrder.of("id", CreateOrder.model_validate(body), None).fingerprint
+        return NewOrder.of("id", "ann", CreateOrder.model_validate(body), None).fingerprint
 
     assert fingerprint(sku="A", quantity=3) == fingerprint(
         items=[{"sku": "A", "quantity": 1}, {"sku": "A", "quantity": 2}]

@@ -13,8 +13,8 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ORDER_ID = "01a2042a-7bf1-7255-ad0b-a61e96c9d686"
 
 
-def payment(status: PaymentStatus = PaymentStatus.PENDING, amount: int = 100) -> PaymentRow:
-    return PaymentRow(ORDER_ID, "p", amount, "USD", "tok_ok", status, 0, None, 1, 1, 0, 0, NOW, NOW)
+def payment(status: PaymentStatus = PaymentStatus.PENDING, amount: int = 100, user_id: str | None = None) -> PaymentRow:
+    return PaymentRow(ORDER_ID, "p", amount, "USD", "tok_ok", status, 0, None, 1, 1, 0, 0, user_id, NOW, NOW)
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(PaymentStatus, PaymentStatus)))
@@ -53,3 +53,13 @@ def test_another_amount_is_a_mistake() -> None:
     """An order has one payment; charging it with another amount is refused."""
     wanted = CreatePayment(order_id=ORDER_ID, amount=101)
     assert isinstance(answer(wanted, payment(PaymentStatus.CAPTURED)), IdempotencyMismatch)
+
+
+@pytest.mark.parametrize("made_for", ["ann", None])
+@pytest.mark.parametrize("asked_for", ["ann", "bob", "Ann", None])
+def test_another_user_is_a_mistake(made_for: str | None, asked_for: str | None) -> None:
+    """A payment is asked for again by whom it was made for; whoever does not say who he is means the same one."""
+    wanted = CreatePayment(order_id=ORDER_ID, amount=100, user_id=asked_for)
+    outcome = answer(wanted, payment(PaymentStatus.CAPTURED, user_id=made_for))
+    is_refused = isinstance(outcome, IdempotencyMismatch)
+    assert is_refused == (made_for is not None and asked_for not in (None, made_for))

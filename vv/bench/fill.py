@@ -13,8 +13,7 @@ from typing import Any
 
 import pymysql
 
-from common.database_url import parse_database_url
-from vv import databases, folder, migrate
+from vv import databases, folder, migrate, sql
 from vv.bench import filling
 from vv.bench.stacks import wipe
 from vv.databases import Databases
@@ -108,7 +107,5 @@ def _write_pages(cursor: Any) -> None:
 
 @contextmanager
 def _connected(url: str) -> Iterator[Any]:
-    address = parse_database_url(url)
-    connection = pymysql.connect(database=address.pop("db"), autocommit=True, **address)
-    with contextlib.closing(connection), connection.cursor() as cursor:
+    with contextlib.closing(sql.connect(url, autocommit=True)) as connection, connection.cursor() as cursor:
         yield cursor

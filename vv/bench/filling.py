@@ -82,9 +82,9 @@ ROWS: Mapping[str, Sequence[str]] = {
     ),
     "payment": (
         (
-            "INSERT INTO payments (order_id, payment_id, amount, currency, payment_method, status, version, last_seq, "
-            f"created_at, updated_at) SELECT order_id, {_PAYMENT_ID}, 1999, 'USD', 'tok_ok', 'captured', 2, 2, "
-            "at + INTERVAL 5000 MICROSECOND, at + INTERVAL 10000 MICROSECOND FROM staged ORDER BY n"
+            "INSERT INTO payments (order_id, payment_id, user_id, amount, currency, payment_method, status, version, "
+            f"last_seq, created_at, updated_at) SELECT order_id, {_PAYMENT_ID}, {_USER}, 1999, 'USD', 'tok_ok', "
+            "'captured', 2, 2, at + INTERVAL 5000 MICROSECOND, at + INTERVAL 10000 MICROSECOND FROM staged ORDER BY n"
         ),
         _event_rows("payment_events", ", amount", ", 1999", ("pending", "captured")),
         (

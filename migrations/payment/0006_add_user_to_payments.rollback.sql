@@ -1,0 +1,2 @@
+-- transactional: false
+ALTER TABLE payments DROP COLUMN user_id
