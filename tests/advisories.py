@@ -25,10 +25,11 @@ def main() -> int:
         is_required = os.environ.get("REQUIRE_ADVISORIES", "") not in ("", "0")
         sys.stderr.write(f"Dependencies were not audited: no database of advisories at {url} ({reason}).\n")
         return int(is_required)
-    names = [f"--requirement={file}" for file in sorted(_REQUIREMENTS.glob("*.txt"))]
+    files = [f"--requirement={file}" for file in sorted(_REQUIREMENTS.glob("*.txt"))]
     # The files are complete, and pip checks their hashes when it installs them.
-    options = ["--disable-pip", "--no-deps", "--progress-spinner=off", "--vulnerability-service=osv"]
-    return subprocess.run([sys.executable, "-m", "pip_audit", *options, f"--osv-url={url}", *names], check=False).returncode
+    pip_audit = [sys.executable, "-m", "pip_audit", "--disable-pip", "--no-deps", "--progress-spinner=off"]
+    command = [*pip_audit, "--vulnerability-service=osv", f"--osv-url={url}", *files]
+    return subprocess.run(command, check=False).returncode
 
 
 def why_not_reached(url: str) -> str | None:
