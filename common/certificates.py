@@ -18,14 +18,18 @@ class Certificates:
     """
 
     def __init__(self, certificate: Path, key: Path, ca: Path) -> None:
-        self._files = (certificate, key, ca)
-        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._pair = (certificate, key)
+        self._contexts: list[tuple[ssl.SSLContext, Path]] = []
+        self.server = self._new(ssl.PROTOCOL_TLS_SERVER, ca)
         self.server.verify_mode = ssl.CERT_REQUIRED
-        self.client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        for context in (self.server, self.client):
-            context.minimum_version = ssl.TLSVersion.TLSv1_3
-            self._load_into(context)
+        self.client = self._new(ssl.PROTOCOL_TLS_CLIENT, ca)
         self._seen = self._state()
+
+    def client_believing(self, ca: Path) -> ssl.SSLContext:
+        """A context for calling somebody whose certificate is of another CA. Raises OSError."""
+        context = self._new(ssl.PROTOCOL_TLS_CLIENT, ca)
+        self._seen = self._state()
+        return context
 
     async def follow(self) -> NoReturn:
         """Take the files over whenever they have changed. What cannot be used is left alone until it can.
@@ -43,22 +47,29 @@ class Certificates:
             return
         try:
             # Certificate and key may not match yet: first where it does no harm.
-            self._load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-            for context in (self.server, self.client):
-                self._load_into(context)
+            for _, ca in self._contexts:
+                self._load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ca)
+            for context, ca in self._contexts:
+                self._load_into(context, ca)
         except OSError as error:
             log.warning("certificates_not_usable", problem=str(error))
         else:
             self._seen = state
             log.info("certificates_taken_over")
 
-    def _load_into(self, context: ssl.SSLContext) -> None:
-        certificate, key, ca = self._files
-        context.load_cert_chain(certificate, key)
+    def _new(self, protocol: ssl._SSLMethod, ca: Path) -> ssl.SSLContext:
+        context = ssl.SSLContext(protocol)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._load_into(context, ca)
+        self._contexts.append((context, ca))
+        return context
+
+    def _load_into(self, context: ssl.SSLContext, ca: Path) -> None:
+        context.load_cert_chain(*self._pair)
         context.load_verify_locations(ca)
 
     def _state(self) -> list[tuple[int, int, int] | None]:
-        return [_stamp(file) for file in self._files]
+        return [_stamp(file) for file in (*self._pair, *(ca for _, ca in self._contexts))]
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:

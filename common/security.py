@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from common.background import running
 from common.certificates import Certificates
@@ -43,6 +44,12 @@ class Security:
     def client_tls(self) -> ssl.SSLContext | None:
         """For the connections that this service opens."""
         return self._certificates.client if self._certificates is not None else None
+
+    def client_tls_believing(self, ca: Path) -> ssl.SSLContext:
+        """As ``client_tls``, for calls to somebody whose certificate is of another CA. Raises OSError."""
+        if self._certificates is None:
+            return ssl.create_default_context(cafile=ca)
+        return self._certificates.client_believing(ca)
 
     def why_not_ready(self) -> str | None:
         return None if self._issuer is None else self._issuer.why_not_ready()

@@ -1,5 +1,6 @@
 """The payment service put together: what is built and wired, and the route table."""
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -26,6 +27,7 @@ from common.contracts.payments import (
 from common.database import Database
 from common.errors import IdempotencyMismatch
 from common.security import Security
+from common.settings import refuse_setting
 from common.telemetry import Metrics
 from common.web import BATCH_BODY_BYTES_MAX, Route
 from common.web import make_app as make_web_app
@@ -81,8 +83,17 @@ def make_gateway(database: Database, settings: Settings, metrics: Metrics, secur
         timeout_s=settings.gateway_timeout_s,
         connections_max=settings.gateway_connections_max,
         token=settings.gateway_token,
-        tls=security.client_tls,
+        tls=gateway_tls(settings, security),
     )
+
+
+def gateway_tls(settings: Settings, security: Security) -> ssl.SSLContext | None:
+    if settings.gateway_ca is None:
+        return security.client_tls
+    try:
+        return security.client_tls_believing(settings.gateway_ca)
+    except OSError as error:
+        refuse_setting(settings, "gateway_ca", f"cannot be used: {error.strerror or error}")
 
 
 def make_app(settings: Settings) -> web.Application:

@@ -1,5 +1,7 @@
 """The payment service's settings; variables start with ``PAYMENT_``."""
 
+from pathlib import Path
+
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
@@ -18,6 +20,9 @@ class Settings(ServiceSettings):
     )
     gateway_token: SecretStr | None = Field(
         None, description="token to show to that gateway (`Authorization: Bearer …`)"
+    )
+    gateway_ca: Path | None = Field(
+        None, description="file with the CA of that gateway, where it is not `PAYMENT_TLS_CA`; PEM"
     )
     gateway_connections_max: int = Field(
         256, ge=1, le=4096, description="calls to that gateway at once, of each worker; the others wait their turn"
