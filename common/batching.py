@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from common import tracing
+from common.context import trace_context
 from common.errors import InternalError, Overloaded, ServiceError
 from common.settings import ServiceSettings
 from common.telemetry import Metrics, log
@@ -22,6 +24,8 @@ _WORTH_HALVING = 16
 _SLOW_AFTER_S = 0.1
 # Batches on their way at once, however many of them wait. More than the failures that open a circuit breaker.
 _RUNNING_MAX = 64
+
+_ONE = {"vv.batch.items": 1}
 
 RunBatch = Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]]
 
@@ -88,6 +92,7 @@ class Batcher(Generic[Item, Result]):
         *,
         in_flight_max: int | None = None,
     ) -> None:
+        self._name = name
         self._run = run
         self._settings = settings
         self._in_flight_max = in_flight_max or settings.batches_in_flight_max
@@ -218,7 +223,8 @@ class Batcher(Generic[Item, Result]):
         self._start_batches()
 
     async def _run_alone(self, item: Item) -> Result:
-        [outcome] = await _run(self._run, [item])
+        with tracing.span(f"batch {self._name}", attributes=_ONE):
+            [outcome] = await _run(self._run, [item])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -227,7 +233,9 @@ class Batcher(Generic[Item, Result]):
         started = time.perf_counter()
         for waiting in batch:
             self._wait.observe(started - waiting.since)
-        await self._settle(batch)
+        traces = (waiting.context.get(trace_context) for waiting in batch)
+        with tracing.shared_span(f"batch {self._name}", traces, {"vv.batch.items": len(batch)}):
+            await self._settle(batch)
 
     async def _settle(self, batch: list[_Waiting[Item, Result]]) -> None:
         outcomes = await run_in_halves(self._run, [waiting.item for waiting in batch])

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from uuid_utils import uuid7
 
-from common import context
+from common import context, tracing
 from common.background import CrashPoints
 from common.batching import Batcher, as_outcome
 from common.contracts.payments import CreatePayment, Payment, PaymentStatus, RefundPayment
@@ -175,7 +175,7 @@ class Charges:
         """
         result, looks = None, payment.looks
         if payment.attempts:
-            result = await self._ask(self._gateway.find(payment.charge_key), looks)
+            result = await self._ask("find", self._gateway.find(payment.charge_key), looks)
             looks += result is None
         if result is None and looks < self._settings.charge_attempts_max:
             charge = self._gateway.charge(
@@ -185,9 +185,9 @@ class Charges:
                 payment_method=payment.payment_method,
                 reference=payment.order_id,
             )
-            result = await self._ask(charge, looks)
+            result = await self._ask("charge", charge, looks)
         elif result is None:
-            result = await self._ask(self._gateway.cancel(payment.charge_key), looks)
+            result = await self._ask("cancel", self._gateway.cancel(payment.charge_key), looks)
         self._reached("charged")
         match result.status:
             case ChargeStatus.APPROVED:
@@ -199,7 +199,7 @@ class Charges:
 
     async def _settle_cancelled(self, payment: PaymentRow) -> Move:
         """A charge may be under way: it has been made by now, or its key is cancelled and it never will be."""
-        result = await self._ask(self._gateway.cancel(payment.charge_key), payment.looks)
+        result = await self._ask("cancel", self._gateway.cancel(payment.charge_key), payment.looks)
         match result.status:
             case ChargeStatus.APPROVED:
                 return Move(payment, PaymentStatus.REFUNDING, domain.ORDER_CANCELLED, refund=payment.amount)
@@ -216,16 +216,17 @@ class Charges:
                 amount=refund.amount,
                 currency=payment.currency,
             )
-            await self._ask(made, payment.looks)
+            await self._ask("refund", made, payment.looks)
             self._reached("refunded")
             await self._payments.confirm_refund(payment.order_id, refund.n)
         rest = PaymentStatus.REFUNDED if payment.refundable == 0 else PaymentStatus.CAPTURED
         return Move(payment, rest, payment.reason)
 
-    async def _ask(self, call: Awaitable[T], looks: int) -> T:
+    async def _ask(self, what: str, call: Awaitable[T], looks: int) -> T:
         try:
-            async with asyncio.timeout(self._settings.gateway_timeout_s):
-                return await call
+            with tracing.span(f"gateway {what}", "CLIENT"):
+                async with asyncio.timeout(self._settings.gateway_timeout_s):
+                    return await call
         except TimeoutError:
             raise StillUnknown("The gateway did not answer in time.", looks) from None
         except (GatewayUnavailable, ServiceError) as error:
