@@ -54,7 +54,7 @@ class ServiceSettings(BaseSettings):
     trace_endpoint: str | None = Field(
         None,
         pattern=BASE_URL,
-        description="base URL of a collector of traces, as `http://127.0.0.1:4318` (OTLP over HTTP); none are made if not set",
+        description="base URL of a collector of traces (OTLP over HTTP); no traces are made if not set",
     )
     trace_sample_ratio: float = Field(
         0.1, ge=0, le=1, description="share of the traces that begin here that are recorded; a caller decides about his"

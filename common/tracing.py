@@ -148,8 +148,7 @@ class Tracing:
         token = context.trace_context.set(first)
         try:
             with self.span(name, "INTERNAL", attributes, links=others) as shared:
-                here = context.trace_context.get()
-                assert here is not None
+                here = context.trace_context.get() or first
                 yield shared
         finally:
             context.trace_context.reset(token)
