@@ -19,6 +19,7 @@ from tests.processes import free_port
 from vv import apt, nginx_program
 from vv.front_door import FrontDoor
 from vv.output import say_aside
+from vv.process import leashed
 
 _READY_WITHIN_S = 20.0
 # No test is about these unless it says so.
@@ -52,7 +53,7 @@ class FrontDoorProcess(Server):
         """Start it, and wait until it answers."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.door.command(), stdout=log, stderr=log, env=os.environ, start_new_session=True
+                leashed(self.door.command()), stdout=log, stderr=log, env=os.environ, start_new_session=True
             )
         deadline = time.monotonic() + _READY_WITHIN_S
         while not self.is_ready():
