@@ -68,10 +68,10 @@ class FrontDoorProcess(Server):
         except OSError:
             return False
 
-    def stop(self) -> int:
-        """Let it finish what it is at; the exit code."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """SIGTERM, which cuts off running requests; the exit code."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(number)
         return self._process.wait(20)
 
     def connect(self) -> socket.socket:
