@@ -23,6 +23,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _FROM_AIOHTTP = {404: errors.RouteNotFound, 405: errors.MethodNotAllowed, 413: errors.PayloadTooLarge}
 # Asked for every few seconds by probes and scrapers; a line for each would bury the rest.
 UNLOGGED = {"/livez", "/readyz", "/health", "/metrics"}
+# Which versions answer is nobody's business.
+_SERVER = "vv-ecommerce"
 # Up to eleven days; what is longer is no deadline.
 _MILLISECONDS = re.compile(r"[0-9]{1,9}")
 
@@ -51,6 +53,7 @@ def observe(metrics: Metrics, draining: asyncio.Event) -> Middleware:
         count.inc()
         latency.observe(seconds)
         response.headers[context.REQUEST_ID_HEADER] = request_id
+        response.headers[hdrs.SERVER] = _SERVER
         if draining.is_set():
             response.force_close()
         if route not in UNLOGGED:
@@ -141,4 +144,4 @@ def malformed_http(message: str | None) -> web.Response:
     # After a colon aiohttp repeats what it has read: the beginning of a token, if it was too long for a header.
     error = errors.MalformedHttp((message or "").split(":")[0][:200] or None)
     log.info("malformed_http", detail=error.detail)
-    return problem_response(error, {context.REQUEST_ID_HEADER: request_id})
+    return problem_response(error, {context.REQUEST_ID_HEADER: request_id, str(hdrs.SERVER): _SERVER})

@@ -93,6 +93,8 @@ def assert_problem(answer: Answer, status: int, code: str) -> dict[str, Any]:
     assert problem["error"] == problem["detail"] != ""
     assert problem["request_id"]
     assert problem["request_id"] == answer.headers["X-Request-ID"]
+    # Nothing about what it is made of.
+    assert answer.headers["Server"] in (None, "vv-ecommerce", "nginx")
     return problem
 
 
