@@ -5,6 +5,7 @@ The span that is going on is known by its W3C ``traceparent`` in :data:`common.c
 outgoing calls, new rows and log lines take it, with or without us. What is not sampled costs a look at that.
 """
 
+import random
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 Kind = Literal["SERVER", "CLIENT", "INTERNAL"]
 Attributes = Mapping[str, str | int | float | bool | Sequence[str]]
 
-# The last bit of the flags: https://www.w3.org/TR/trace-context/#sampled-flag
-_SAMPLED = "13579bdf"
 _FLUSH_WITHIN_MS = 2_000
 _STATEMENT = re.compile(r"\s*([A-Z]+).*?(?:\b(?:FROM|INTO|UPDATE)\s+(\w+)|$)", re.DOTALL)
 
@@ -66,12 +65,17 @@ def is_on() -> bool:
 
 def request_span(name: str, attributes: Attributes) -> AbstractContextManager[Traced]:
     """The span of a request that comes in: it goes on with the caller's trace, or begins one."""
-    return _NO_SPAN if _tracing is None else _tracing.span(name, "SERVER", attributes, may_begin=True)
+    if _tracing is None:
+        return _NO_SPAN
+    trace = context.trace_context.get()
+    if trace is None:
+        return _tracing.span(name, "SERVER", attributes) if _tracing.is_lucky() else _NO_SPAN
+    return _tracing.span(name, "SERVER", attributes) if context.is_sampled(trace) else _NO_SPAN
 
 
 def span(name: str, kind: Kind = "INTERNAL", attributes: Attributes | None = None) -> AbstractContextManager[Traced]:
     """A span within the one that is going on; without one, or when that is not sampled, nothing."""
-    if _tracing is None or not _is_sampled(context.trace_context.get()):
+    if _tracing is None or context.sampled_trace() is None:
         return _NO_SPAN
     return _tracing.span(name, kind, attributes or {})
 
@@ -79,12 +83,12 @@ def span(name: str, kind: Kind = "INTERNAL", attributes: Attributes | None = Non
 def shared_span(name: str, traces: Iterable[str | None], attributes: Attributes) -> AbstractContextManager[Traced]:
     """The span of work that is done for several requests at once, known by their traces.
 
-    It belongs to the first trace that is sampled, and is linked to the others. Each of these gets a span of the same
-    time and name, linked back, so that no trace has a hole where others were served with it.
+    It belongs to the first trace that is sampled, and is linked to the others. In each of these a span of the same time
+    and name is linked back, so that one finds from a request to what was done for it.
     """
     if _tracing is None:
         return _NO_SPAN
-    sampled = [trace for trace in dict.fromkeys(traces) if trace is not None and _is_sampled(trace)]
+    sampled = [trace for trace in dict.fromkeys(traces) if trace is not None and context.is_sampled(trace)]
     return _tracing.shared_span(name, sampled, attributes) if sampled else _NO_SPAN
 
 
@@ -93,10 +97,6 @@ def statement_name(sql: str) -> str:
     """What a statement does to which table, without any value: ``INSERT orders``."""
     found = _STATEMENT.match(sql)
     return " ".join(filter(None, found.groups())) if found else "statement"
-
-
-def _is_sampled(trace: str | None) -> bool:
-    return trace is not None and trace[-1] in _SAMPLED
 
 
 class Tracing:
@@ -108,11 +108,13 @@ class Tracing:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+        from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
         self._api = trace
+        self._sample_ratio = sample_ratio
+        # Whether a trace is recorded is decided before it costs anything.
         self._provider: TracerProvider = TracerProvider(
-            sampler=ParentBased(TraceIdRatioBased(sample_ratio)), resource=Resource.create({"service.name": service})
+            sampler=ALWAYS_ON, resource=Resource.create({"service.name": service}), shutdown_on_exit=False
         )
         exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=5)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -122,15 +124,17 @@ class Tracing:
         self._provider.force_flush(_FLUSH_WITHIN_MS)
         self._provider.shutdown()
 
+    def is_lucky(self) -> bool:
+        """Whether a trace that begins here is recorded."""
+        return random.random() < self._sample_ratio
+
     @contextmanager
-    def span(
-        self, name: str, kind: Kind, attributes: Attributes, *, may_begin: bool = False, links: Sequence[str] = ()
-    ) -> Iterator[Traced]:
+    def span(self, name: str, kind: Kind, attributes: Attributes, *, links: Sequence[str] = ()) -> Iterator[Traced]:
         parent = context.trace_context.get()
         began = self._start(name, parent, kind, attributes, links)
         token = context.trace_context.set(_traceparent(began.get_span_context()))
         try:
-            yield Traced(began if began.is_recording() else None)
+            yield Traced(began)
         except BaseException as error:
             self._failed(began, error)
             raise
@@ -142,8 +146,8 @@ class Tracing:
     def shared_span(self, name: str, traces: Sequence[str], attributes: Attributes) -> Iterator[Traced]:
         began_at = time.time_ns()
         own = context.trace_context.get()
-        if own is not None and _is_sampled(own):
-            traces = [own, *(trace for trace in traces if not _same_trace(own, trace))]
+        if own is not None and context.is_sampled(own):
+            traces = [own, *(trace for trace in traces if not context.is_same_trace(own, trace))]
         first, *others = traces
         token = context.trace_context.set(first)
         try:
@@ -188,7 +192,3 @@ class Tracing:
 
 def _traceparent(span: "SpanContext") -> str:
     return f"00-{span.trace_id:032x}-{span.span_id:016x}-{int(span.trace_flags) & 1:02x}"
-
-
-def _same_trace(one: str, other: str) -> bool:
-    return one[:35] == other[:35]

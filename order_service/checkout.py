@@ -133,7 +133,7 @@ class Checkout:
         """Wait for the charge of this order alone."""
         self._reached("inventory_reserved")
         try:
-            return _or_raise(settle(order, await self._payments.create(**order.charge.model_dump())))
+            return _or_raise(settle(order, await self._payments.create(**order.charge.model_dump(exclude={"trace"}))))
         except ServiceError as error:
             return _or_raise(settle(order, error))
 

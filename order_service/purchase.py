@@ -149,7 +149,7 @@ class Purchases:
         moves = [decision for decision in decisions if isinstance(decision, Move)]
         if any(move.to is OrderStatus.COMPLETED for move in moves):
             self._reached("charged")
-        with _step("write outcomes", [move.order for move in moves]), self._batcher.waiting():
+        with _step("write outcomes", moves), self._batcher.waiting():
             moved = iter(await run_in_halves(self._orders.move, moves))
         left = [decision if isinstance(decision, StillUnknown) else next(moved) for decision in decisions]
         outcomes = list(zip(orders, left, strict=True))
@@ -170,9 +170,9 @@ def _moved(order: OrderRow) -> Begun:
     return Begun(order, goes_on=order.status not in domain.FINAL)
 
 
-def _step(name: str, orders: Sequence[NewOrder | OrderRow]) -> AbstractContextManager[object]:
-    """A step of the checkout, in the trace of each order that takes it."""
-    return tracing.shared_span(name, (order.trace for order in orders), {"vv.orders": len(orders)})
+def _step(name: str, orders: Sequence[object]) -> AbstractContextManager[object]:
+    """A step of the checkout, which these orders take together."""
+    return tracing.span(name, attributes={"vv.orders": len(orders)})
 
 
 async def _each(

@@ -84,7 +84,7 @@ class Charges:
         return await self._charge_all(items, self._settings.first_wait_s)
 
     async def _charge_all(self, items: Sequence[CreatePayment], within_s: float) -> list[Payment | ServiceError]:
-        new = [NewPayment(str(uuid7()), item) for item in items]
+        new = [NewPayment(str(uuid7()), item, _trace_of(item, alone=len(items) == 1)) for item in items]
         opened = await self._batches.open.submit_all(new)
         self._reached("charge_opened")
         drivers = [self._driver(own, payment) for own, payment in zip(new, opened, strict=True)]
@@ -95,7 +95,7 @@ class Charges:
     def _driver(self, new: NewPayment, payment: PaymentRow | ServiceError) -> "asyncio.Task[PaymentRow] | None":
         """The task that drives this payment, started if it is new, or one that waits for another process to do so."""
         if isinstance(payment, PaymentRow) and payment.payment_id == new.payment_id:
-            driver = asyncio.create_task(self.advance(payment))
+            driver = asyncio.create_task(self._advance_in(new.trace, payment))
             self._drivers[new.order_id] = driver
             driver.add_done_callback(lambda _: self._drivers.pop(new.order_id))
         here = self._drivers.get(new.order_id)
@@ -150,6 +150,10 @@ class Charges:
         # A repeated request finds a payment that is being driven; driving it, too, would only put recovery off.
         payment = await self.advance(begun.payment) if begun.is_new else begun.payment
         return payment.to_contract()
+
+    async def _advance_in(self, trace: str | None, payment: PaymentRow) -> PaymentRow:
+        context.trace_context.set(trace)
+        return await self.advance(payment)
 
     async def advance(self, payment: PaymentRow) -> PaymentRow:
         """Drive a payment until nothing is outstanding, or nobody knows, or somebody else drives it."""
@@ -244,6 +248,13 @@ class Charges:
         # If this fails, too, the lease runs out by itself.
         with contextlib.suppress(ServiceError):
             await self._payments.postpone(payment, delay_s, unknown.looks)
+
+
+def _trace_of(item: CreatePayment, *, alone: bool) -> str | None:
+    """The trace in which a charge is made: that of its order. The request's is that of one of them."""
+    here = context.sampled_trace()
+    is_ours = alone or (item.trace is not None and here is not None and context.is_same_trace(item.trace, here))
+    return here if is_ours else item.trace
 
 
 def _outcome(
