@@ -28,7 +28,10 @@ def install(package: Package, say: Say) -> None:
     become_root = _become_root()
     if apt_get is None or become_root is None:
         raise Unavailable(f"{package.missing} {package.what_to_do}")
-    apt = [*become_root, "env", "DEBIAN_FRONTEND=noninteractive", apt_get, "-qq", "-o", f"DPkg::Lock::Timeout={_LOCKED_FOR_S}"]
+    # In run level 1 (single user) packages start no server of their own when they are installed.
+    environment = ["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1"]
+    waiting = ["-o", f"DPkg::Lock::Timeout={_LOCKED_FOR_S}"]
+    apt = [*become_root, "env", *environment, apt_get, "-qq", *waiting]
     say(package.missing)
     known = _known_name(package)
     if known is None:

@@ -113,7 +113,8 @@ def guarded_stack(mariadb: Mariadb, folder: Path, **settings: str) -> Iterator[G
     with contextlib.ExitStack() as stack:
         issuer = IssuerProcess(folder).start()
         stack.callback(issuer.stop)
-        services = Services(urls, folder, AUTH_ISSUER=issuer.url, **CLIENT, **settings)
+        environment = {"AUTH_ISSUER": issuer.url, **CLIENT, **settings}
+        services = Services(urls, folder, None, **environment)
         stack.callback(services.stop)
         services.start()
         connections = {name: stack.enter_context(contextlib.closing(_connect(url))) for name, url in urls.items()}
