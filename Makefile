@@ -35,7 +35,7 @@ faults: $(VENV)/.dev ## Break everything while buyers shop, and check every prom
 		$(if $(MUTATIONS),--mutations) $(ARGS)
 
 test: $(VENV)/.dev ## Run every test
-	@$(VENV)/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
+	@$(VENV)/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.dev ## Check style and types
 	@$(VENV)/bin/ruff check .
