@@ -72,7 +72,7 @@ class Issuer:
         return self._keys.get(kid)
 
     async def _look_again(self) -> None:
-        """Wait for the look that is under way, or for a new one unless the last was a moment ago: anybody can make us."""
+        """Wait for the look that is under way, or a new one unless the last was a moment ago: anybody can make us."""
         is_over = self._look is None or self._look.done()
         if is_over and time.monotonic() - self._asked_at <= _COOLDOWN_S:
             return
