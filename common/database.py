@@ -62,7 +62,7 @@ class Database:
                 # Autocommit, so that a connection given back keeps neither a snapshot nor row locks.
                 "autocommit": True,
                 "charset": "utf8mb4",
-                # Not aiomysql's, which leaves out the greeting; and its wait_for may swallow a cancellation (Python 3.11).
+                # Not aiomysql's, which leaves out the greeting, and whose wait_for may swallow a cancellation (3.11).
                 "connect_timeout": None,
                 "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
                 **address,
