@@ -38,7 +38,7 @@ _CHARGE = {
     "currency": "USD",
     "payment_method": "tok_ok",
     "user_id": "u",
-    "trace": _TRACE,
+    "trace": f"00-{'a' * 32}-{'b' * 16}-01",
 }
 _LINES = [{"sku": SKU, "quantity": 1}]
 _TAKE_ONE = {"sku": SKU, "quantity": 1, "request_id": "r", "order_id": ORDER_ID}
