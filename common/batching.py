@@ -83,6 +83,8 @@ class Batcher(Generic[Item, Result]):
     until fewer than ``in_flight_max`` batches are in flight, not counting those that have long been :meth:`waiting`.
 
     As long as items come one at a time, each runs in its caller's own task; with ``max_batch=1`` all do.
+
+    A batch is a span in the trace of one of its items, linked to the others; with ``seen_by_all`` in each of theirs, too.
     """
 
     def __init__(
@@ -93,8 +95,10 @@ class Batcher(Generic[Item, Result]):
         metrics: Metrics,
         *,
         in_flight_max: int | None = None,
+        seen_by_all: bool = False,
     ) -> None:
         self._name = name
+        self._seen_by_all = seen_by_all
         self._run = run
         self._settings = settings
         self._in_flight_max = in_flight_max or settings.batches_in_flight_max
@@ -236,7 +240,8 @@ class Batcher(Generic[Item, Result]):
         for waiting in batch:
             self._wait.observe(started - waiting.since)
         traces = (waiting.context.get(trace_context) for waiting in batch)
-        with tracing.shared_span(f"batch {self._name}", traces, {"vv.batch.items": len(batch)}):
+        about = {"vv.batch.items": len(batch)}
+        with tracing.shared_span(f"batch {self._name}", traces, about, seen_by_all=self._seen_by_all):
             await self._settle(batch)
 
     async def _settle(self, batch: list[_Waiting[Item, Result]]) -> None:

@@ -80,16 +80,18 @@ def span(name: str, kind: Kind = "INTERNAL", attributes: Attributes | None = Non
     return _tracing.span(name, kind, attributes or {})
 
 
-def shared_span(name: str, traces: Iterable[str | None], attributes: Attributes) -> AbstractContextManager[Traced]:
+def shared_span(
+    name: str, traces: Iterable[str | None], attributes: Attributes, *, seen_by_all: bool = False
+) -> AbstractContextManager[Traced]:
     """The span of work that is done for several requests at once, known by their traces.
 
-    It belongs to the first trace that is sampled, and is linked to the others. In each of these a span of the same time
-    and name is linked back, so that one finds from a request to what was done for it.
+    It belongs to the first trace that is sampled, and is linked to the others. Where it is to be ``seen_by_all``, each of
+    these has a span of the same time and name that is linked back: so one finds from a request to what was done for it.
     """
     if _tracing is None:
         return _NO_SPAN
     sampled = [trace for trace in dict.fromkeys(traces) if trace is not None and context.is_sampled(trace)]
-    return _tracing.shared_span(name, sampled, attributes) if sampled else _NO_SPAN
+    return _tracing.shared_span(name, sampled, attributes, seen_by_all) if sampled else _NO_SPAN
 
 
 @lru_cache(maxsize=512)
@@ -143,7 +145,9 @@ class Tracing:
             began.end()
 
     @contextmanager
-    def shared_span(self, name: str, traces: Sequence[str], attributes: Attributes) -> Iterator[Traced]:
+    def shared_span(
+        self, name: str, traces: Sequence[str], attributes: Attributes, seen_by_all: bool
+    ) -> Iterator[Traced]:
         began_at = time.time_ns()
         own = context.trace_context.get()
         if own is not None and context.is_sampled(own):
@@ -156,7 +160,7 @@ class Tracing:
                 yield shared
         finally:
             context.trace_context.reset(token)
-            for trace in others:
+            for trace in others if seen_by_all else ():
                 self._start(name, trace, "INTERNAL", attributes, [here], began_at).end()
 
     def _start(

@@ -68,7 +68,7 @@ class Purchases:
         self._timeout_s = settings.checkout_timeout_s
         self._reached = reached
         self._batcher: Batcher[NewOrder, Begun] = Batcher(
-            "begin", self.begin, settings, metrics, in_flight_max=settings.purchases_in_flight_max
+            "begin", self.begin, settings, metrics, in_flight_max=settings.purchases_in_flight_max, seen_by_all=True
         )
 
     async def submit(self, new: NewOrder) -> Begun:
