@@ -84,7 +84,7 @@ class Batcher(Generic[Item, Result]):
 
     As long as items come one at a time, each runs in its caller's own task; with ``max_batch=1`` all do.
 
-    A batch is a span in the trace of one of its items, linked to the others; with ``seen_by_all`` in each of theirs, too.
+    A batch is a span in the trace of one of its items, linked to the others; with ``seen_by_all`` in theirs, too.
     """
 
     def __init__(

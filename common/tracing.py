@@ -85,8 +85,8 @@ def shared_span(
 ) -> AbstractContextManager[Traced]:
     """The span of work that is done for several requests at once, known by their traces.
 
-    It belongs to the first trace that is sampled, and is linked to the others. Where it is to be ``seen_by_all``, each of
-    these has a span of the same time and name that is linked back: so one finds from a request to what was done for it.
+    It belongs to the first trace that is sampled, and is linked to the others. With ``seen_by_all`` each of these has a
+    span of the same time and name that is linked back: so one finds from a request to what was done for it.
     """
     if _tracing is None:
         return _NO_SPAN
