@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import BASE_URL, ServiceSettings, lease_in_doubt
+from common.settings import NAMESERVER, BaseUrl, Nameserver, ServiceSettings, lease_in_doubt
 
 
 class Settings(ServiceSettings):
@@ -13,11 +13,10 @@ class Settings(ServiceSettings):
 
     port: int = Field(8083, ge=0, le=65535, description="port to listen on")
 
-    gateway_url: str | None = Field(
-        None,
-        pattern=BASE_URL,
-        description="base URL of the payment gateway, such as `vv gateway`; a sandbox if not set",
+    gateway_url: BaseUrl | None = Field(
+        None, description="base URL of the payment gateway, such as `vv gateway`; a sandbox if not set"
     )
+    nameserver: Nameserver | None = Field(None, description=NAMESERVER)
     gateway_token: SecretStr | None = Field(
         None, description="token to show to that gateway (`Authorization: Bearer …`)"
     )
