@@ -55,7 +55,7 @@ lock: $(VENV)/.runtime ## Resolve the versions in requirements/ anew
 	compile runtime
 	compile load --extra load --constraint requirements/runtime.txt
 	# The load tests are tested, too.
-	compile dev --extra test --extra lint --extra load --constraint requirements/load.txt
+	compile dev --extra test --extra lint --extra load --extra discovery --constraint requirements/load.txt
 
 clean: ## Remove .venv and caches; .data stays
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -5,8 +5,11 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterable
-from typing import NamedTuple, Self
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pytest
 
 from tests.processes import free_port
 from vv import apt
@@ -44,21 +47,13 @@ class DnsServer:
         self.address = f"127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     def serve(self, records: Iterable[Srv]) -> None:
         """Say this from now on. It reads SRV records at its start only, so it is away for a moment."""
         self.stop()
-        told: dict[str, str] = {}
-        for record in records:
-            host = f"{record.host}.{DOMAIN}"
-            name = f"_{record.service}._tcp.{DOMAIN}"
-            told[f"--srv-host={name},{host},{record.port},{record.priority},{record.weight}"] = ""
-            told[f"--host-record={host},{record.address}"] = ""
+        told = []
+        for service, host, port, priority, weight, address in records:
+            told.append(f"--srv-host=_{service}._tcp.{DOMAIN},{host}.{DOMAIN},{port},{priority},{weight}")
+            told.append(f"--host-record={host}.{DOMAIN},{address}")
         self._process = subprocess.Popen(
             [
                 self._program,
@@ -97,6 +92,19 @@ class DnsServer:
                 time.sleep(0.01)
             else:
                 return
+
+
+@contextmanager
+def dns_server() -> Iterator[DnsServer]:
+    """A server that says nothing yet. Without dnsmasq the test is skipped, and says why."""
+    try:
+        server = DnsServer()
+    except Unavailable as error:
+        pytest.skip(str(error))
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def _find_or_install() -> str:

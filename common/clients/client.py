@@ -44,7 +44,7 @@ class AsyncClient:
     ``token`` proves who calls: an access token, or something that has one whenever it is asked, such as
     ClientCredentials. ``tls`` has the certificate of the caller and whom he believes; without it the system decides
     about ``https``. A ``session`` of the caller's own is used as it is, and not closed. ``breaker`` is the circuit
-    breaker, one a client unless given.
+    breaker, one a client unless given; it counts what one instance does wrong only when no other one is better.
 
     Use it with ``async with``, or call :meth:`close`. Every call raises the errors of ``common.errors``:
     InvalidRequest before anything is sent; the service's own refusals (``is_refusal``); and ServiceUnavailable or
@@ -170,7 +170,9 @@ class AsyncClient:
         except ServiceError as error:
             if error.status < 500:
                 self._breaker.succeeded(ticket)
-            elif isinstance(error, DeadlineExceeded) and timeout_s < self._fair_timeout_s:
+            elif self._transport.has_others or (
+                isinstance(error, DeadlineExceeded) and timeout_s < self._fair_timeout_s
+            ):
                 self._breaker.abandoned(ticket)
             else:
                 self._breaker.failed(ticket)

@@ -63,6 +63,10 @@ class DiscoveredTransport(Transport):
         self._server_hostname = identity if scheme == "https" else None
         self._connect_timeout_s = _CONNECT_S
 
+    @property
+    def has_others(self) -> bool:
+        return self._discovery.any_healthy()
+
     async def request(self, request: Request, timeout_s: float) -> Reply:
         """As :meth:`Transport.request`; also ServiceUnavailable when there is no instance."""
         deadline = time.monotonic() + timeout_s

@@ -46,6 +46,10 @@ class Discovery:
         # Why the last lookup failed, if it did.
         self._trouble: str | None = None
 
+    def any_healthy(self) -> bool:
+        """Whether there is an instance that has not failed since it was last heard of."""
+        return self._instances.any_healthy()
+
     async def pick(self, tried: Collection[Endpoint] = (), *, wait_s: float = _WAIT_S) -> Lease | None:
         """An instance for a request that could not be sent to those that were ``tried``; None if there is none else.
 

@@ -99,12 +99,13 @@ class Instances:
         self._chance = chance or random.Random()
         self._instances: dict[Endpoint, _Instance] = {}
 
-    def __len__(self) -> int:
-        return len(self._instances)
-
     @property
     def endpoints(self) -> list[Endpoint]:
         return list(self._instances)
+
+    def any_healthy(self) -> bool:
+        """Whether there is an instance that has not failed since it was last heard of."""
+        return any(not instance.failures for instance in self._instances.values())
 
     def update(self, records: Iterable[Record]) -> None:
         """Use these from now on. What is known about an instance that stays is kept."""

@@ -52,6 +52,11 @@ class Transport:
         self._server_hostname: str | None = None
         self._connect_timeout_s: float | None = None
 
+    @property
+    def has_others(self) -> bool:
+        """Whether a failed request says nothing about the next one, as that can go to an instance that is well."""
+        return False
+
     async def request(self, request: Request, timeout_s: float) -> Reply:
         """Send a request and read the whole reply.
 

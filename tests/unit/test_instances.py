@@ -163,6 +163,20 @@ def test_bad_answers_are_better_than_no_connection(clock: Clock) -> None:
     assert held == {"a": 20, "b": 20}
 
 
+def test_who_is_healthy(clock: Clock) -> None:
+    """An instance that fails is not until it has answered again, also when its time is over."""
+    instances = make(clock, A, B)
+    fail(instances, A, Outcome.FAILED)
+    assert instances.any_healthy()
+    fail(instances, B, Outcome.REFUSED)
+    clock.now += 20
+    assert not instances.any_healthy()
+    fail(instances, A, Outcome.UNKNOWN)
+    assert not instances.any_healthy()
+    serve(instances, 20)
+    assert instances.any_healthy()
+
+
 def test_if_nobody_can_be_connected_to_the_next_in_line_is_tried(clock: Clock) -> None:
     """Somebody must find out when the service is back; but who has tried already is told that there is nobody."""
     instances = make(clock, A, B)
