@@ -57,9 +57,9 @@ class DnsServer:
         self._process = subprocess.Popen(
             [
                 self._program,
-                "--keep-in-foreground",
+                # Not only in the foreground, but without children, which would hold the port when it is killed.
+                "--no-daemon",
                 "--conf-file=/dev/null",
-                "--pid-file=",
                 "--no-resolv",
                 "--no-hosts",
                 "--listen-address=127.0.0.1",

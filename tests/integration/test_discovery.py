@@ -196,8 +196,8 @@ async def test_what_may_have_been_sent_is_repeated_only_if_it_bears_that(server:
 
 
 async def test_one_bad_instance_does_not_open_the_breaker(server: DnsServer) -> None:
-    """It is one for the service as a whole. That all calls to one instance fail at the same moment, as when it is killed,
-    keeps nobody away from the others; that all instances fail does."""
+    """It is one for the service as a whole. That all calls to one instance fail at the same moment, as when it is
+    killed, keeps nobody away from the others; that all instances fail does."""
     killed = asyncio.Event()
 
     async def die(request: web.Request) -> web.Response:
