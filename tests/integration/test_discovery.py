@@ -15,8 +15,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from common import context
 from common.certificates import Certificates
-from common.clients import AsyncInventoryClient, CircuitBreaker, InventoryClient, ServiceUnavailable
+from common.clients import AsyncInventoryClient, CircuitBreaker, DeadlineExceeded, InventoryClient, ServiceUnavailable
 from common.clients.resolver import DnsResolver, LookupFailed
 from payment_service.gateway_http import HttpGateway
 from tests.dns_server import TTL_S, DnsServer, Srv, dns_server
@@ -168,17 +169,21 @@ async def test_an_instance_that_dies_costs_no_call(server: DnsServer) -> None:
 
 
 async def test_a_machine_that_is_gone_is_dropped_within_a_second(server: DnsServer) -> None:
-    """Its connections are neither made nor refused: the first calls go elsewhere after 0.8 s, later ones at once."""
+    """Its connections are neither made nor refused: the first calls go elsewhere after 0.8 s, later ones at once, but
+    for the one that tries it again."""
     async with instances(1) as (alive,), client(server, timeout_s=5) as inventory:
         with black_hole() as port:
             server.serve([alive.record(), Srv("inventory", "gone", port)])
             started = time.monotonic()
             await asyncio.gather(*(call(inventory, 1) for _ in range(20)))
             assert 0.8 <= time.monotonic() - started < 1.6
-            started = time.monotonic()
-            await call(inventory, 100)
-            assert time.monotonic() - started < 0.8
-            assert alive.calls == 120
+            durations = []
+            for _ in range(50):
+                started = time.monotonic()
+                await call(inventory, 1)
+                durations.append(time.monotonic() - started)
+            assert sum(duration > 0.5 for duration in durations) <= 1
+            assert alive.calls == 70
 
 
 async def test_what_may_have_been_sent_is_repeated_only_if_it_bears_that(server: DnsServer) -> None:
@@ -219,6 +224,25 @@ async def test_one_bad_instance_does_not_open_the_breaker(server: DnsServer) -> 
         while not breaker.is_open:
             with pytest.raises(ServiceUnavailable):
                 await inventory.get("S")
+
+
+async def test_a_caller_in_a_hurry_says_nothing_about_an_instance(server: DnsServer) -> None:
+    """That it did not answer within a tenth of a second does not keep others away from it."""
+
+    async def think(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.3)
+        return web.json_response({"product_id": "p", "sku": "S", "quantity": 1})
+
+    async with instances(1) as (spare,), instances(1, think) as (slow,):
+        server.serve([spare.record(priority=1), slow.record()])
+        async with client(server) as inventory:
+            await inventory.get("S")
+            context.set_deadline(0.1)
+            with pytest.raises(DeadlineExceeded):
+                await inventory.get("S")
+            context.set_deadline(None)
+            await inventory.get("S")
+        assert spare.calls == 0
 
 
 async def test_what_could_not_be_sent_goes_elsewhere_whatever_it_is(server: DnsServer, unused_tcp_port: int) -> None:
@@ -348,14 +372,18 @@ async def test_a_certificate_is_for_the_service(server: DnsServer, folder: Path,
         assert only.calls == is_believed
 
 
-async def test_what_dns_says(server: DnsServer) -> None:
-    """Hosts, ports, priorities, weights, addresses and how long that is good for; a service without any is no error."""
-    server.serve([Srv("inventory", "one", 81, 1, 2), Srv("inventory", "two", 82, 3, 4, "127.0.0.2")])
+@pytest.mark.parametrize("are_told_along", [True, False])
+async def test_what_dns_says(server: DnsServer, are_told_along: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts, ports, priorities, weights, and how long that is good for; and addresses, be they sent along or asked for.
+    A service without any is no error."""
+    if not are_told_along:
+        monkeypatch.setattr("common.clients.resolver._told_along", lambda _: {})
+    server.serve([Srv("inventory", "one", 81, 1, 2), Srv("inventory", "two", 82, 3, 4, "127.0.0.2,::1")])
     resolver = DnsResolver(server.address)
     records, ttl_s = await resolver.look_up("_inventory._tcp.shop.test")
     assert sorted(records) == [
         (("one.shop.test", 81, ("127.0.0.1",)), 1, 2),
-        (("two.shop.test", 82, ("127.0.0.2",)), 3, 4),
+        (("two.shop.test", 82, ("127.0.0.2", "::1")), 3, 4),
     ]
     assert ttl_s == TTL_S
     assert (await resolver.look_up("_payment._tcp.shop.test")).records == ()

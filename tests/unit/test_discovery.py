@@ -7,6 +7,7 @@ import pytest
 from common.clients.discovery import Discovery
 from common.clients.instances import Endpoint, Lease, Outcome, Record
 from common.clients.resolver import Answer, LookupFailed
+from common.clients.transport import was_sent
 from common.errors import ServiceUnavailable
 
 A, B = (Record(Endpoint(name, 80, ("10.0.0.1",))) for name in "ab")
@@ -104,6 +105,19 @@ async def test_while_dns_is_down_its_last_answer_counts(dns: Dns, discovery: Dis
     assert [await picked(discovery), await picked(discovery)] == ["a", "b"]
 
 
+async def test_nobody_waits_for_a_dns_that_is_down(dns: Dns, discovery: Discovery) -> None:
+    """Who knows that the last lookup failed does not wait for the next one."""
+    await picked(discovery)
+    dns.answer = None
+    dns.now += 60
+    await picked(discovery)
+    dns.answers.clear()
+    dns.now += 60
+    async with asyncio.timeout(0.5):
+        assert await discovery.pick(wait_s=30) is not None
+    await discovery.close()
+
+
 async def test_a_silent_dns_delays_nobody_for_long(dns: Dns, discovery: Discovery) -> None:
     """Whoever has to wait for an answer that does not come goes by the last one."""
     await picked(discovery)
@@ -116,8 +130,9 @@ async def test_a_silent_dns_delays_nobody_for_long(dns: Dns, discovery: Discover
 async def test_without_any_answer_there_is_nobody_to_call(dns: Dns, discovery: Discovery) -> None:
     """The error says why; it is no word on an outcome, as nothing was sent."""
     dns.answer = None
-    with pytest.raises(ServiceUnavailable, match=r"_x\._tcp\.test .*nobody is there"):
+    with pytest.raises(ServiceUnavailable, match=r"_x\._tcp\.test .*nobody is there") as caught:
         await discovery.pick()
+    assert not was_sent(caught.value)
     dns.answer = Answer((A,), 5)
     dns.now += 1
     assert await picked(discovery) == "a"
