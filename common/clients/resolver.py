@@ -1,6 +1,7 @@
 """Looks SRV records up, with the addresses of their hosts. Needs dnspython, the extra ``discovery``."""
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from common.base_url import NO_RESOLVER, can_look_up, read_nameserver
@@ -16,6 +17,8 @@ _LIFETIME_S = 3.0
 _TRY_S = 1.0
 # What fits into a packet everywhere (DNS Flag Day 2020); longer answers come over TCP, up to some thousand records.
 _PACKET_BYTES = 1232
+# Names in DNS may have any bytes; these end up in URLs and headers.
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 
 
 class LookupFailed(Exception):
@@ -72,8 +75,9 @@ class DnsResolver:
         found = await _ask(resolver, name, "SRV")
         if found is None or found.rrset is None:
             return Answer((), 0.0)
+        named = [(_text(row.target), row) for row in found.rrset]
         # A dot in place of a host says that there is no such service (RFC 2782).
-        rows = [(_text(row.target), row) for row in found.rrset if len(row.target) > 1]
+        rows = [(host, row) for host, row in named if _HOST.fullmatch(host)]
         told = _told_along(found)
         missing = sorted({host for host, _ in rows} - told.keys())
         told |= zip(missing, await asyncio.gather(*(_addresses(resolver, host) for host in missing)), strict=True)

@@ -390,6 +390,13 @@ async def test_what_dns_says(server: DnsServer, are_told_along: bool, monkeypatc
     assert (await resolver.look_up("one.shop.test")).records == ()
 
 
+async def test_hosts_that_are_none_are_left_out(server: DnsServer) -> None:
+    """A name in DNS may have any bytes; what could not stand in a URL or a header is none."""
+    server.serve([Srv("inventory", "good", 81), Srv("inventory", "e/v?i l", 82)])
+    records, _ = await DnsResolver(server.address).look_up("_inventory._tcp.shop.test")
+    assert [record.endpoint.host for record in records] == ["good.shop.test"]
+
+
 async def test_many_instances_do_not_fit_into_a_packet(server: DnsServer) -> None:
     """The whole list comes all the same, over TCP."""
     server.serve([Srv("inventory", f"instance-number-{number}", 8000 + number) for number in range(100)])
