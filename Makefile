@@ -59,8 +59,11 @@ lock: $(VENV)/.runtime ## Resolve the versions in requirements/ anew
 	}
 	compile runtime
 	compile load --extra load --constraint requirements/runtime.txt
+	# What the image has: the services with all that they can do.
+	compile image --extra discovery --extra otel --constraint requirements/load.txt
 	# The load tests are tested, too.
-	compile dev --extra test --extra lint --extra load --constraint requirements/load.txt
+	compile dev --extra test --extra lint --extra load --extra discovery --extra otel \
+		--constraint requirements/image.txt --constraint requirements/load.txt
 
 clean: ## Remove .venv and caches; .data stays
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

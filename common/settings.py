@@ -2,23 +2,28 @@
 
 import sys
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from common import oidc
+from common.base_url import check_base_url, check_nameserver
 from common.contracts.base import BATCH_MAX
 from common.database_url import parse_database_url
 from common.settings_sources import FilesOfSecrets, SettingMistake, SharedVariables
 
-# How a URL begins behind which nothing is encrypted.
-PLAIN = "http:"
+# How URLs begin behind which nothing is encrypted.
+PLAIN = ("http:", "srv+http:")
 
 S = TypeVar("S", bound="ServiceSettings")
 
-# What a setting that names another server must look like.
-BASE_URL = r"^https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#:@]+)(:[0-9]{1,5})?(/[^\s?#]*)?$"
+# Where another server is, and who knows that.
+BaseUrl = Annotated[str, AfterValidator(check_base_url)]
+Nameserver = Annotated[str, AfterValidator(check_nameserver)]
+NAMESERVER = (
+    "nameserver that knows the SRV records of URLs with `srv+`, such as `127.0.0.1:8600`; the system's if not set"
+)
 
 
 class ServiceSettings(BaseSettings):
@@ -54,9 +59,9 @@ class ServiceSettings(BaseSettings):
     tls_ca: Path | None = Field(
         None, description="file with the CA of all services; with these three every connection needs certificates"
     )
-    trace_endpoint: str | None = Field(
+    trace_endpoint: BaseUrl | None = Field(
         None,
-        pattern=BASE_URL,
+        pattern="^http",
         description="base URL of a collector of traces (OTLP over HTTP); no traces are made if not set",
     )
     trace_sample_ratio: float = Field(

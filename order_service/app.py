@@ -98,10 +98,18 @@ def make_app(settings: Settings) -> web.Application:
     database = Database.from_settings(settings, metrics, security.client_tls)
     tokens = own_tokens(settings)
     inventory = AsyncInventoryClient(
-        settings.inventory_url, timeout_s=settings.call_timeout_s, token=tokens, tls=security.client_tls
+        settings.inventory_url,
+        timeout_s=settings.call_timeout_s,
+        token=tokens,
+        tls=security.client_tls,
+        nameserver=settings.nameserver,
     )
     payments = AsyncPaymentClient(
-        settings.payment_url, timeout_s=settings.call_timeout_s, token=tokens, tls=security.client_tls
+        settings.payment_url,
+        timeout_s=settings.call_timeout_s,
+        token=tokens,
+        tls=security.client_tls,
+        nameserver=settings.nameserver,
     )
     orders = Orders(database, settings.lease_s, order_metrics.count)
     let_go = LettingGo(orders, settings)

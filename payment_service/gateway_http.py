@@ -15,8 +15,9 @@ from pydantic import BaseModel, SecretStr
 from yarl import URL
 
 from common import context
+from common.clients.discovered import open_transport
 from common.clients.replies import read_reply
-from common.clients.transport import Request, Transport
+from common.clients.transport import Request
 from common.errors import ServiceError
 from common.telemetry import log
 from payment_service.gateway import ChargeResult, GatewayUnavailable
@@ -37,11 +38,12 @@ class HttpGateway:
         connections_max: int,
         token: SecretStr | None = None,
         tls: ssl.SSLContext | None = None,
+        nameserver: str | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._timeout_s = timeout_s
         self._token = token
-        self._transport = Transport(None, connections_max, tls)
+        self._transport = open_transport(base_url, None, connections_max, tls, nameserver)
 
     async def charge(
         self, key: str, *, amount: int, currency: str, payment_method: str, reference: str

@@ -7,7 +7,7 @@ from pydantic_settings import SettingsConfigDict
 from yarl import URL
 
 from common.oidc import is_loopback
-from common.settings import BASE_URL, PLAIN, ServiceSettings, lease_in_doubt
+from common.settings import NAMESERVER, PLAIN, BaseUrl, Nameserver, ServiceSettings, lease_in_doubt
 
 
 class Settings(ServiceSettings):
@@ -15,11 +15,10 @@ class Settings(ServiceSettings):
 
     port: int = Field(8083, ge=0, le=65535, description="port to listen on")
 
-    gateway_url: str | None = Field(
-        None,
-        pattern=BASE_URL,
-        description="base URL of the payment gateway, such as `vv gateway`; a sandbox if not set",
+    gateway_url: BaseUrl | None = Field(
+        None, description="base URL of the payment gateway, such as `vv gateway`; a sandbox if not set"
     )
+    nameserver: Nameserver | None = Field(None, description=NAMESERVER)
     gateway_token: SecretStr | None = Field(
         None, description="token to show to that gateway (`Authorization: Bearer …`)"
     )

@@ -46,7 +46,9 @@ def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> OrderSettings:
         ({"AUTH_ISSUER": "id.example.com"}, "ORDER_AUTH_ISSUER: must look like https://"),
         ({"AUTH_ISSUER": "https://ann:secret@id.example.com"}, "ORDER_AUTH_ISSUER: must look like https://"),
         ({"ORDER_AUTH_CLIENT_ID": "order"}, "ORDER_AUTH_CLIENT_SECRET: is needed, too"),
-        ({"ORDER_INVENTORY_URL": "http://ann:secret@inventory"}, "ORDER_INVENTORY_URL: String should match"),
+        ({"ORDER_INVENTORY_URL": "http://ann:secret@inventory"}, "ORDER_INVENTORY_URL: must look like http://host"),
+        ({"ORDER_PAYMENT_URL": "srv+http://_p._tcp.shop:80"}, "ORDER_PAYMENT_URL: must not have a port"),
+        ({"ORDER_NAMESERVER": "consul:8600"}, "ORDER_NAMESERVER: must look like 10.0.0.2 or 127.0.0.1:8600"),
         ({"ORDER_DATABASE_URL_FILE": "/run/secrets/url"}, "ORDER_DATABASE_URL: ORDER_DATABASE_URL_FILE is set, too"),
         (
             {"ORDER_DATABASE_URL": "", "ORDER_DATABASE_URL_FILE": "/gone"},
