@@ -23,7 +23,7 @@ from prometheus_client.exposition import generate_latest
 
 from common import context, worker_metrics
 
-__all__ = ["METRICS_CONTENT_TYPE", "Metrics", "bind_caller", "bind_orders", "configure_logging", "log"]
+__all__ = ["LATENCY_BUCKETS_S", "METRICS_CONTENT_TYPE", "Metrics", "bind_caller", "bind_orders", "configure_logging", "log"]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 # Where nobody configures anything, in the vv command and in scripts, standard output belongs to the program.
@@ -36,7 +36,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 _ENCODER = json.JSONEncoder(default=repr)
 _TO_JSON = structlog.processors.JSONRenderer(serializer=lambda event, **_: _ENCODER.encode(event))
 
-_LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 def configure_logging(service: str, level: str, worker: int | None = None) -> None:
@@ -113,7 +113,7 @@ class Metrics:
             "vv_http_request_duration_seconds",
             "Time from the parsed head of a request to its reply",
             ["method", "route"],
-            buckets=_LATENCY_BUCKETS_S,
+            buckets=LATENCY_BUCKETS_S,
             registry=self.registry,
         )
         held = partial(gauge, multiprocess_mode="livesum")
@@ -123,7 +123,21 @@ class Metrics:
         self.pool_wait = Histogram(
             "vv_db_pool_wait_seconds",
             "Time spent waiting for a database connection",
-            buckets=_LATENCY_BUCKETS_S,
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        # A ceiling, not a state: with it, use can be told from room.
+        self.pool_max = held("vv_db_pool_connections_max", "Database connections that the pool may have")
+        self.transaction_duration = Histogram(
+            "vv_db_transaction_duration_seconds",
+            "Time that a database connection was held for a transaction or a read",
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.database_failures = Counter(
+            "vv_db_failures",
+            "Transactions and reads that the database did not carry out, by MySQL error number, or timeout",
+            ["errno"],
             registry=self.registry,
         )
         self.transaction_retries = Counter(
@@ -143,15 +157,30 @@ class Metrics:
             "vv_batch_wait_seconds",
             "Time from an item's arrival to the start of its batch",
             ["batcher"],
-            buckets=_LATENCY_BUCKETS_S,
+            buckets=LATENCY_BUCKETS_S,
             registry=self.registry,
         )
         self.batches_in_flight = held("vv_batches_in_flight", "Batches on their way now", ["batcher"])
+        self.refusals = Counter(
+            "vv_auth_refusals",
+            "Requests whose caller did not prove who he is, or may not do this, by what was wrong",
+            ["reason"],
+            registry=self.registry,
+        )
         self.recovered = Counter(
             "vv_recovery_items",
             "What recovery took up after its lease ran out, by the state in which it left it",
             ["state"],
             registry=self.registry,
+        )
+
+    def certificate_expiry(self) -> Gauge:
+        """A gauge that only a service with a certificate has: without one, 0 would be taken for the year 1970."""
+        return Gauge(
+            "vv_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate of the service expires (Unix time)",
+            registry=self.registry,
+            multiprocess_mode="livemin",
         )
 
     @contextmanager

@@ -1,10 +1,12 @@
 """The inventory service put together: what is built and wired, and the route table."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import web
 
+from common import worker_metrics
+from common.background import running
 from common.contracts.access import Scope, Service, services, users
 from common.contracts.base import Outcomes, Page
 from common.contracts.inventory import (
@@ -34,6 +36,7 @@ from common.security import Security
 from common.telemetry import Metrics
 from common.web import BATCH_BODY_BYTES_MAX, Route
 from common.web import make_app as make_web_app
+from inventory_service.drift import DriftWatch
 from inventory_service.handlers import Decreases, Handlers, Increases, Rollbacks
 from inventory_service.line import Line, waiting_slots
 from inventory_service.settings import Settings
@@ -96,9 +99,10 @@ def routes(handlers: Handlers) -> list[Route]:
 
 def make_app(settings: Settings) -> web.Application:
     metrics = Metrics("inventory", settings.workers)
-    security = Security.from_settings(settings)
+    security = Security.from_settings(settings, metrics)
     database = Database.from_settings(settings, metrics, security.client_tls)
     stock = Stock(database)
+    drift = DriftWatch(database, settings.drift_check_skus, metrics.registry)
     slots = waiting_slots(settings)
     decreases: Decreases = Line("decreases", stock.decrease, slots, settings, metrics)
     increases: Increases = Line("increases", stock.increase, slots, settings, metrics)
@@ -106,7 +110,9 @@ def make_app(settings: Settings) -> web.Application:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with database:
+        async with database, AsyncExitStack() as stack:
+            if settings.drift_check_interval_s and worker_metrics.is_first():
+                await stack.enter_async_context(running(drift.run(settings.drift_check_interval_s)))
             yield
             for line in (decreases, increases, rollbacks):
                 await line.drain()

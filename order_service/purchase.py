@@ -24,6 +24,7 @@ from common.telemetry import Metrics
 from order_service import domain
 from order_service.domain import Move, NewOrder, OrderRow
 from order_service.letting_go import LettingGo, StillUnknown
+from order_service.metrics import OrderMetrics, Step
 from order_service.orders import Orders
 from order_service.settings import Settings
 
@@ -58,8 +59,10 @@ class Purchases:
         let_go: LettingGo,
         settings: Settings,
         metrics: Metrics,
+        order_metrics: OrderMetrics,
         reached: CrashPoints,
     ) -> None:
+        self._metrics = order_metrics
         self._orders = orders
         self._inventory = inventory
         self._payments = payments
@@ -113,14 +116,17 @@ class Purchases:
             DecreaseStock(items=order.stock_lines, request_id=order.deduct_key, order_id=order.order_id)
             for order in orders
         ]
-        for order, stock in zip(orders, await _each(take_stock, wanted), strict=True):
+        taken = await self._metrics.measured(Step.TAKE_STOCK, _each(take_stock, wanted))
+        for order, stock in zip(orders, taken, strict=True):
             if isinstance(stock, ServiceError):
                 decisions[order.order_id] = _without_stock(order, stock)
             else:
                 reserved.append(order)
         if reserved:
             self._reached("stock_taken")
-        for order, charge in zip(reserved, await _each(take_money, [order.charge for order in reserved]), strict=True):
+        wanted_money = [order.charge for order in reserved]
+        charged = await self._metrics.measured(Step.CHARGE, _each(take_money, wanted_money))
+        for order, charge in zip(reserved, charged, strict=True):
             decision = settle(order, charge, OrderStatus.INVENTORY_RESERVED)
             is_open = isinstance(decision, StillUnknown)
             decisions[order.order_id] = Move(order, (OrderStatus.INVENTORY_RESERVED,)) if is_open else decision
