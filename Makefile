@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench load faults test lint check lock clean
+.PHONY: help setup up demo bench load faults test lint advisories check lock clean
 
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
@@ -40,7 +40,10 @@ lint: $(VENV)/.dev ## Check style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-check: lint test ## What CI runs
+advisories: $(VENV)/.dev ## Look the pinned dependencies up in a database of advisories
+	@$(VENV)/bin/python -m tests.advisories
+
+check: lint advisories test ## What CI runs
 
 lock: $(VENV)/.runtime ## Resolve the versions in requirements/ anew
 	@$(PIP) uv

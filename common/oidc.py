@@ -58,7 +58,7 @@ async def fetch(
     contract: type[M],
     *,
     form: Mapping[str, str] | None = None,
-    auth: aiohttp.BasicAuth | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> M:
     """What the issuer answers with, as ``contract``. Raises ServiceUnavailable, without anything of the answer in it:
     it may hold a token."""
@@ -68,8 +68,7 @@ async def fetch(
             method,
             url,
             data=form,
-            auth=auth,
-            headers={"Accept": "application/json"},
+            headers={"Accept": "application/json", **(headers or {})},
             timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
             allow_redirects=False,
         ) as response:

@@ -71,8 +71,13 @@ _RETRY_AFTER = {
         "schema": {"type": "integer", "minimum": 1},
     }
 }
-
-
+_CHALLENGE = {
+    "WWW-Authenticate": {
+        "description": "What kind of token is asked for, and what is wrong with the one that was sent (RFC 6750).",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^Bearer"},
+    }
+}
 _SECURITY_SCHEMES = {
     "token": {
         "type": "http",
@@ -207,9 +212,11 @@ def _problems(route: "Route", always: Sequence[type[errors.ServiceError]]) -> di
 def _problem_headers(route: "Route", found: Sequence[type[errors.ServiceError]]) -> dict[str, Any]:
     """Of the headers of a success, a refusal may have those that fit it."""
     of_success = _headers(route.reply_headers) if set(found) & set(route.errors) else {}
-    return {name: header | {"required": False} for name, header in of_success.items()} | (
-        _RETRY_AFTER if any(error.retryable for error in found) else {}
-    )
+    return {
+        **{name: header | {"required": False} for name, header in of_success.items()},
+        **(_RETRY_AFTER if any(error.retryable for error in found) else {}),
+        **(_CHALLENGE if all(error.challenge for error in found) else {}),
+    }
 
 
 def _headers(model: type[BaseModel] | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from tests.issuer_realm import HOST, REALM, Behaviour, Client, Issuer, OAuthError, User
 
-_HUGE_BYTES = 32 * 1024 * 1024
+_HUGE_BYTES = 2 * 1024 * 1024
 
 
 class Server:
@@ -83,7 +83,7 @@ class Server:
             case "redirect":
                 raise web.HTTPFound(behaviour.elsewhere)
             case "huge":
-                return await _huge(request)
+                return await _huge(request, self.issuer.keys.jwks())
         return web.json_response(self.issuer.keys.jwks())
 
     async def _token(self, request: web.Request) -> web.Response:
@@ -134,14 +134,12 @@ class Server:
         return web.json_response(self.issuer.asked)
 
 
-async def _huge(request: web.Request) -> web.StreamResponse:
+async def _huge(request: web.Request, jwks: dict[str, Any]) -> web.StreamResponse:
+    """The keys, and two megabytes of others."""
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
-    await response.write(b'{"keys": [')
-    filler = json.dumps({"kty": "oct", "k": "x" * 65_000}).encode() + b","
-    for _ in range(_HUGE_BYTES // len(filler)):
-        await response.write(filler)
-    await response.write(b"{}]}")
+    filler = [{"kty": "oct", "k": "x" * 65_000}] * (_HUGE_BYTES // 65_000)
+    await response.write(json.dumps({"keys": [*jwks["keys"], *filler]}).encode())
     return response
 
 

@@ -41,12 +41,9 @@ class Key:
         """The public half, as the JWKS has it."""
         algorithm: Any = jwt.get_algorithm_by_name("RS256" if self.use == "enc" else self.algorithm)
         public = json.loads(algorithm.to_jwk(self.private.public_key()))
-        return {
-            **{name: value for name, value in public.items() if name != "key_ops"},
-            "kid": self.kid,
-            "use": self.use,
-            "alg": self.algorithm,
-        }
+        known = {name: value for name, value in public.items() if name != "key_ops"}
+        # Nothing but its use keeps the one for encryption from being taken for the other kind.
+        return {**known, "kid": self.kid, "use": self.use} | ({"alg": self.algorithm} if self.use == "sig" else {})
 
     def sign(self, claims: dict[str, Any]) -> str:
         return jwt.encode(claims, self.private, self.algorithm, {"kid": self.kid, "typ": "JWT"})

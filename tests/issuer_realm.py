@@ -11,7 +11,6 @@ from typing import Any, Literal
 from urllib.parse import unquote_plus
 from uuid import uuid4
 
-from aiohttp import BasicAuth
 from pydantic import BaseModel, ConfigDict
 
 from tests.issuer_keys import Keys
@@ -40,7 +39,7 @@ class Behaviour(BaseModel):
     """How it behaves from now on.
 
     ``unavailable`` answers 503 to everything, ``refuse`` closes the port, ``hang`` never answers. The others leave
-    the token endpoint alone: a JWKS that is no JSON (``garbage``), is JSON but none (``not_keys``), does not end
+    the token endpoint alone: a JWKS that is no JSON (``garbage``), is JSON but none (``not_keys``), is of two megabytes
     (``huge``), or is a redirect to ``elsewhere`` (``redirect``), and a discovery document of ``other_issuer``.
     """
 
@@ -185,9 +184,12 @@ class Issuer:
 
 def _basic(authorization: str) -> tuple[str, str]:
     try:
-        login, secret, _ = BasicAuth.decode(authorization, encoding="utf-8")
-    except (ValueError, binascii.Error):
-        raise OAuthError("invalid_client", "The Authorization header is not Basic", challenge=True) from None
+        scheme, _, encoded = authorization.partition(" ")
+        login, _, secret = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except (UnicodeError, binascii.Error):
+        scheme = login = secret = ""
+    if scheme.lower() != "basic":
+        raise OAuthError("invalid_client", "The Authorization header is not Basic", challenge=True)
     # RFC 6749, 2.3.1: both are encoded as in a form before they are joined.
     return unquote_plus(login), unquote_plus(secret)
 

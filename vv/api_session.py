@@ -1,6 +1,7 @@
 """What the commands that talk to a service share: where it is, `--json`, and what an error means to a script."""
 
 import json
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -30,9 +31,20 @@ Errors go to standard error: a sentence, with --json the problem document."""
 class Api(Generic[C]):
     """One service, as the user's options describe it."""
 
-    def __init__(self, client_class: type[C], url: str, *, as_json: bool, timeout_s: float) -> None:
+    def __init__(
+        self,
+        client_class: type[C],
+        url: str,
+        *,
+        as_json: bool,
+        timeout_s: float,
+        token: str | None,
+        tls: ssl.SSLContext | None,
+    ) -> None:
         self._client_class = client_class
         self._url = url
+        self._token = token
+        self._tls = tls
         self._timeout_s = timeout_s
         self.as_json = as_json
 
@@ -43,7 +55,7 @@ class Api(Generic[C]):
         ``repeat_with`` are the options with which the command may be repeated safely when its outcome is unknown.
         """
         try:
-            client = self._client_class(self._url, timeout_s=self._timeout_s)
+            client = self._client_class(self._url, timeout_s=self._timeout_s, token=self._token, tls=self._tls)
         except ValueError as error:
             raise click.BadParameter(f"{error}; it is {self._url!r}", param_hint="--url") from None
         with client:
@@ -88,6 +100,12 @@ def uses(
         )
         @data_dir_option
         @click.option(
+            "--token",
+            envvar="VV_TOKEN",
+            show_envvar=True,
+            help="An access token. A stack with TLS is called as its operator, who needs none.",
+        )
+        @click.option(
             "--timeout",
             "timeout_s",
             type=click.FloatRange(0, min_open=True),
@@ -98,20 +116,23 @@ def uses(
         )
         @click.option("--json", "as_json", is_flag=True, help="Print the contract as JSON; of a list, one a line.")
         @wraps(command)
-        def call(url: str | None, data_dir: Path, timeout_s: float, as_json: bool, **arguments: Any) -> None:
-            url = url or _url_from_stack(data_dir, service) or client_class.async_class.default_url
-            command(Api(client_class, url, as_json=as_json, timeout_s=timeout_s), **arguments)
+        def call(
+            url: str | None, data_dir: Path, token: str | None, timeout_s: float, as_json: bool, **arguments: Any
+        ) -> None:
+            tls = None
+            if url is None and (stack := _stack_in(data_dir)) is not None:
+                url, tls = str(stack[service]), stack_file.tls_of(stack)
+            url = url or client_class.async_class.default_url
+            command(Api(client_class, url, as_json=as_json, timeout_s=timeout_s, token=token, tls=tls), **arguments)
 
         return call
 
     return decorate
 
 
-def _url_from_stack(data_dir: Path, service: str) -> str | None:
+def _stack_in(data_dir: Path) -> dict[str, Any] | None:
     stack = stack_file.read(data_dir)
-    if stack is not None:
-        return str(stack[service])
     # Who names a stack must not end up at another one that happens to use the default ports.
-    if click.get_current_context().get_parameter_source("data_dir") is not ParameterSource.DEFAULT:
+    if stack is None and click.get_current_context().get_parameter_source("data_dir") is not ParameterSource.DEFAULT:
         raise Unavailable(f"No stack is running in {data_dir}.")
-    return None
+    return stack

@@ -25,7 +25,9 @@ def install(package: Package, say: Say) -> None:
     become_root = _become_root()
     if apt_get is None or become_root is None:
         raise Unavailable(f"{package.missing} {package.what_to_do}")
-    apt = [*become_root, "env", "DEBIAN_FRONTEND=noninteractive", apt_get, "-qq", "-o", "DPkg::Lock::Timeout=120"]
+    # In run level 1 (single user) packages start no server of their own when they are installed.
+    environment = ["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1"]
+    apt = [*become_root, "env", *environment, apt_get, "-qq", "-o", "DPkg::Lock::Timeout=120"]
     say(package.missing)
     known = _known_name(package)
     if known is None:

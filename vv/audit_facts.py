@@ -1,5 +1,6 @@
 """What the audit looks at: the books of the three databases and of the gateway, read only, page by page."""
 
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -30,8 +31,8 @@ _OWNED = (
 class Books:
     """The orders placed, payments made and SKUs created at or after ``since``, each as pages of facts.
 
-    With ``gateway_url`` the ledger of the gateway there counts, too. Work is overdue when its lease ran out more than
-    ``overdue_s`` seconds ago. Whoever reads gets DatabaseUnavailable, or Unavailable for the gateway.
+    With ``gateway_url`` (and ``tls``) the ledger of the gateway there counts, too. Work is overdue when its lease ran
+    out more than ``overdue_s`` seconds ago. Whoever reads gets DatabaseUnavailable, or Unavailable for the gateway.
     """
 
     def __init__(
@@ -42,13 +43,14 @@ class Books:
         since: datetime = EVER,
         *,
         gateway_url: str | None = None,
+        tls: ssl.SSLContext | None = None,
         overdue_s: float = OVERDUE_S,
     ) -> None:
         self.databases = {"order": order, "inventory": inventory, "payment": payment}
         self._since = since.astimezone(UTC).replace(tzinfo=None)
         # A payment may have been made for any id, so that without a limit no id is too small.
         self._first_id = "" if since == EVER else first_order_id(since)
-        ledger = GatewayLedger(gateway_url, self._first_id) if gateway_url else None
+        ledger = GatewayLedger(gateway_url, self._first_id, tls) if gateway_url else None
         self._stock = StockBooks(inventory, order, self._since)
         self.orders = OrderBooks(order, inventory, payment, self._first_id, overdue_s).orders
         self.payments = PaymentBooks(payment, ledger, self._first_id, overdue_s).payments
@@ -95,6 +97,7 @@ async def open_books(
     since: datetime = EVER,
     *,
     gateway_url: str | None = None,
+    tls: ssl.SSLContext | None = None,
     overdue_s: float = OVERDUE_S,
 ) -> AsyncIterator[Books]:
     """The books of the databases at ``urls``, by service; the rest as of :class:`Books`."""
@@ -103,7 +106,7 @@ async def open_books(
         _database(urls["inventory"]) as inventory,
         _database(urls["payment"]) as payment,
     ):
-        yield Books(order, inventory, payment, since, gateway_url=gateway_url, overdue_s=overdue_s)
+        yield Books(order, inventory, payment, since, gateway_url=gateway_url, tls=tls, overdue_s=overdue_s)
 
 
 def _database(url: str) -> Database:

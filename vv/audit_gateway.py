@@ -1,6 +1,7 @@
 """The gateway's own books: the table of the sandbox, and the ledger of a gateway process, fetched by HTTP."""
 
 import sqlite3
+import ssl
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,11 +37,12 @@ async def sandbox_entries(tx: Transaction, order_ids: Sequence[str]) -> list[Gat
 class GatewayLedger:
     """The ledger of the gateway at ``url``, kept in a temporary file, so that it can be looked up by order.
 
-    Entries of orders whose id is not behind ``first_id`` are left out.
+    ``tls`` is for the connections to it. Entries of orders whose id is not behind ``first_id`` are left out.
     """
 
-    def __init__(self, url: str, first_id: str) -> None:
+    def __init__(self, url: str, first_id: str, tls: ssl.SSLContext | None = None) -> None:
         self._url = url.rstrip("/")
+        self._tls: ssl.SSLContext | bool = True if tls is None else tls
         self._first_id = first_id
         self._after = 0
         # An empty name is a file of its own that disappears with the connection.
@@ -56,7 +58,8 @@ class GatewayLedger:
         """Fetch what the gateway did since the last time. Raises Unavailable."""
         timeout = aiohttp.ClientTimeout(total=_CALL_WITHIN_S)
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as session:
+            connector = aiohttp.TCPConnector(ssl=self._tls)
+            async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
                 while not await self._fetch(session):
                     pass
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:

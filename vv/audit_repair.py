@@ -1,5 +1,7 @@
 """Carrying out what was proposed for a violation, if everything still is as it was seen."""
 
+import ssl
+
 from common.clients import AsyncPaymentClient
 from common.database import Database
 from common.errors import DatabaseUnavailable, ServiceError
@@ -19,7 +21,13 @@ class _NotAsSeen(Exception):
     """A statement did not hit its row; the transaction is rolled back."""
 
 
-async def repair(books: Books, violation: Violation, proposal: Proposal, payment_url: str) -> str:
+async def repair(
+    books: Books,
+    violation: Violation,
+    proposal: Proposal,
+    payment_url: str,
+    tls: ssl.SSLContext | None = None,
+) -> str:
     """Look at the violation again, and make the proposed change if it would be proposed now just the same.
 
     What came of it, in a sentence: ``MENDED``, or why nothing was done. Raises DatabaseUnavailable, Unavailable.
@@ -32,7 +40,7 @@ async def repair(books: Books, violation: Violation, proposal: Proposal, payment
         return _OTHERWISE_NOW
     if isinstance(proposal.change, Sql):
         return await _run(books.databases[proposal.change.service], proposal.change)
-    return await _call(books, proposal.change, payment_url)
+    return await _call(books, proposal.change, payment_url, tls)
 
 
 async def _run(database: Database, change: Sql) -> str:
@@ -48,7 +56,7 @@ async def _run(database: Database, change: Sql) -> str:
     return MENDED
 
 
-async def _call(books: Books, call: Call, payment_url: str) -> str:
+async def _call(books: Books, call: Call, payment_url: str, tls: ssl.SSLContext | None) -> str:
     _, subject = call.body
     if call.endpoint == RETURN_STOCK:
         # The service's own code; it need not run, as all it decides on is in its database.
@@ -56,7 +64,7 @@ async def _call(books: Books, call: Call, payment_url: str) -> str:
         return MENDED
     try:
         # Only the service knows its gateway.
-        async with AsyncPaymentClient(payment_url) as payments:
+        async with AsyncPaymentClient(payment_url, tls=tls) as payments:
             payment = await payments.cancel(subject)
     except DatabaseUnavailable:
         raise

@@ -3,12 +3,14 @@
 import asyncio
 import math
 import os
+import ssl
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 import pymysql
@@ -17,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from common.clients import AsyncPaymentClient
 from common.errors import DatabaseUnavailable
-from vv import databases, stack_file
+from vv import certs, databases, stack_file
 from vv.audit import Report, audit
 from vv.audit_facts import EVER, OVERDUE_S, Books, open_books
 from vv.audit_output import Repair, report_document, report_lines, violation_lines
@@ -39,6 +41,7 @@ class Wanted:
     overdue_s: float = OVERDUE_S
     quiesced: bool = False
     yes: bool = False
+    tls: ssl.SSLContext | None = None
 
 
 @click.command("audit")
@@ -100,16 +103,25 @@ def audit_command(
         if overdue_s is None:
             # Who is not there cannot take anything up.
             overdue_s = math.inf if found.embedded and stack is None else OVERDUE_S
-        wanted = Wanted(_in_utc(since) if since else EVER, gateway_url, overdue_s, quiesced, yes)
+        tls = _operator_tls(data_dir, stack)
+        wanted = Wanted(_in_utc(since) if since else EVER, gateway_url, overdue_s, quiesced, yes, tls)
         report, repairs = asyncio.run(_audit(found.service_urls, wanted, payment_url if wants_repair else None))
     show(report_document(report, repairs), report_lines(report), as_json=as_json)
     if not report.is_clean:
         raise SystemExit(1)
 
 
-async def audit_with_progress(urls: Mapping[str, str], gateway_url: str | None) -> Report:
+def _operator_tls(data_dir: Path, stack: Mapping[str, Any] | None) -> ssl.SSLContext | None:
+    """For calls to the gateway and the payment service, which may run without the rest of their stack."""
+    folder = (data_dir / "certs") if stack is None else stack["certificates"]
+    return certs.operator_tls(Path(folder)) if folder and Path(folder).is_dir() else None
+
+
+async def audit_with_progress(
+    urls: Mapping[str, str], gateway_url: str | None, tls: ssl.SSLContext | None = None
+) -> Report:
     """Audit the databases and the gateway, with a progress bar on standard error. Raises Unavailable."""
-    report, _ = await _audit(urls, Wanted(gateway_url=gateway_url), None)
+    report, _ = await _audit(urls, Wanted(gateway_url=gateway_url, tls=tls), None)
     return report
 
 
@@ -117,11 +129,13 @@ async def _audit(
     urls: Mapping[str, str], wanted: Wanted, payment_url: str | None
 ) -> tuple[Report, list[Repair] | None]:
     try:
-        async with open_books(urls, wanted.since, gateway_url=wanted.gateway_url, overdue_s=wanted.overdue_s) as books:
+        async with open_books(
+            urls, wanted.since, gateway_url=wanted.gateway_url, tls=wanted.tls, overdue_s=wanted.overdue_s
+        ) as books:
             report = await _with_progress(books, wanted.quiesced)
             if payment_url is None:
                 return report, None
-            repairs = await _repair_all(books, report, wanted.yes, payment_url)
+            repairs = await _repair_all(books, report, wanted, payment_url)
             if repairs:
                 report = await _with_progress(books, wanted.quiesced)
             return report, repairs
@@ -143,16 +157,16 @@ async def _with_progress(books: Books, quiesced: bool) -> Report:
         return await audit(books, lambda rows: progress.advance(task, rows), quiesced=quiesced)
 
 
-async def _repair_all(books: Books, report: Report, yes: bool, payment_url: str) -> list[Repair]:
+async def _repair_all(books: Books, report: Report, wanted: Wanted, payment_url: str) -> list[Repair]:
     """What came of each repair that was wanted; what is said meanwhile goes to standard error."""
     repairs = []
     for violation in report.violations:
         proposal = propose(violation)
         for line in [violation.invariant, *violation_lines(violation)]:
             say_aside(line)
-        if proposal.change is None or not (yes or click.confirm("Do this?", default=False, err=True)):
+        if proposal.change is None or not (wanted.yes or click.confirm("Do this?", default=False, err=True)):
             continue
-        outcome = await repair(books, violation, proposal, payment_url)
+        outcome = await repair(books, violation, proposal, payment_url, wanted.tls)
         say_aside(outcome)
         repairs.append(Repair(violation, outcome))
     return repairs

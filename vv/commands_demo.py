@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -60,18 +61,18 @@ async def _hold_and_audit(data_dir: Path, wanted: sale.Sale, as_json: bool) -> N
     except ServiceError as error:
         raise Unavailable(f"The sale could not be held: {error.detail}") from error
     with databases.reachable(data_dir, os.environ) as found:
-        report = await audit_with_progress(found.service_urls, stack["gateway"])
+        report = await audit_with_progress(found.service_urls, stack["gateway"], stack_file.tls_of(stack))
     document = _result_document(wanted, result) | {"audit": report_document(report)}
     show(document, [*_result_lines(wanted, result), "", *report_lines(report)], as_json=as_json)
     if not (result.adds_up and report.is_clean):
         raise Refused("The books do not add up.")
 
 
-async def _hold_with_progress(wanted: sale.Sale, urls: Mapping[str, str]) -> sale.Result:
+async def _hold_with_progress(wanted: sale.Sale, stack: Mapping[str, Any]) -> sale.Result:
     columns = (TextColumn("Flash sale"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("sale", total=wanted.buyers)
-        return await sale.hold(wanted, urls, lambda: progress.advance(task))
+        return await sale.hold(wanted, stack, lambda: progress.advance(task), stack_file.tls_of(stack))
 
 
 def _result_document(wanted: sale.Sale, result: sale.Result) -> dict[str, object]:

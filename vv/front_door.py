@@ -73,7 +73,14 @@ class FrontDoor:
         self._environment = environment
 
     def prepare(self) -> Nginx:
-        """Write the configuration and have nginx check it. Blocks. Raises Unavailable."""
+        """Write and check the configuration. Blocks. Raises Unavailable."""
+        return Nginx("front door", self.command(), self._environment, self._data_dir, self.log)
+
+    def command(self) -> list[str]:
+        """Write the configuration, have nginx check it, and give the command that runs it in the foreground. Blocks.
+
+        Raises Unavailable.
+        """
         program = nginx_program.require()
         make_private(self._folder)
         given = {name: text for name, text in self._environment.items() if name.startswith(_PREFIX)}
@@ -84,7 +91,7 @@ class FrontDoor:
         checked = subprocess.run([*command, "-t", "-q"], capture_output=True, text=True, check=False)
         if checked.returncode != 0:
             raise Unavailable(f"nginx does not take {configuration}:\n{checked.stderr.strip()}")
-        return Nginx("front door", [*command, "-g", "daemon off;"], self._environment, self._data_dir, self.log)
+        return [*command, "-g", "daemon off;"]
 
     async def wait_until_ready(self, child: Child) -> None:
         """Raises Unavailable when the child ends or takes too long."""

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import secrets
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -67,7 +68,9 @@ class _Buyer:
     payment_method: str
 
 
-async def hold(sale: Sale, urls: Mapping[str, str], progress: Callable[[], None]) -> Result:
+async def hold(
+    sale: Sale, urls: Mapping[str, str], progress: Callable[[], None], tls: ssl.SSLContext | None = None
+) -> Result:
     """Hold the sale against the services at ``urls``; ``progress`` is called for each buyer that got an answer.
 
     Raises ServiceError when the sale cannot be set up.
@@ -82,8 +85,9 @@ async def hold(sale: Sale, urls: Mapping[str, str], progress: Callable[[], None]
             # Whoever queues behind a thousand others is not better off for asking again.
             retry=RetryPolicy(attempt_timeout_s=_PATIENCE_S),
             connections_max=sale.buyers,
+            tls=tls,
         ) as orders,
-        AsyncInventoryClient(urls["inventory"]) as inventory,
+        AsyncInventoryClient(urls["inventory"], tls=tls) as inventory,
     ):
         await inventory.create(product_id="flash-sale", sku=hot, quantity=sale.units)
         for sku in accessories:

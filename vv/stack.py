@@ -85,11 +85,14 @@ class Stack:
         self._check_ports(own_database=configured is None)
         if self.tls or self.front_door:
             await in_thread(lambda: certs.ensure(self.certificates))
+        door = await in_thread(self.front_door.prepare) if self.front_door else None
         found = configured or await self._start_mariadb()
         await in_thread(lambda: self._migrate(found))
         await self._start_services(found)
-        if self.front_door is not None:
-            await self._start_front_door()
+        if self.front_door and door:
+            self._children["front_door"] = door
+            await door.start()
+            await self.front_door.wait_until_ready(door)
         self._write_stack_file()
 
     async def run(self) -> None:
@@ -177,12 +180,6 @@ class Stack:
             )
             await child.start()
         await self._services.wait_until_ready(self._children)
-
-    async def _start_front_door(self) -> None:
-        assert self.front_door is not None
-        self._children["front_door"] = child = await in_thread(self.front_door.prepare)
-        await child.start()
-        await self.front_door.wait_until_ready(child)
 
     def _write_stack_file(self) -> None:
         pids = {name: child.pid for name, child in self._children.items()}

@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vv import folder
+from vv import certs, folder
 from vv.errors import Unavailable
 from vv.mariadb import Mariadb
 
@@ -55,3 +56,12 @@ def read(data_dir: Path) -> dict[str, Any] | None:
     except Unavailable:
         pass
     return None
+
+
+def tls_of(stack: Mapping[str, Any]) -> ssl.SSLContext | None:
+    """For calls as the operator to the services of a stack, and to its gateway; None when they have no TLS.
+
+    Raises Unavailable.
+    """
+    folder = stack.get("certificates")
+    return certs.operator_tls(Path(folder)) if folder else None

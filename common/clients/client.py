@@ -5,7 +5,7 @@ import logging
 import math
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from itertools import count
 from types import TracebackType
 from typing import ClassVar, Self, TypeVar
@@ -23,10 +23,11 @@ from common.clients.replies import read_reply
 from common.clients.retry import RetryBudget, RetryPolicy
 from common.clients.transport import Request, Transport, was_sent
 from common.contracts.base import Page, View
-from common.errors import DeadlineExceeded, ServiceError
+from common.errors import DeadlineExceeded, ServiceError, Unauthenticated
 
 M = TypeVar("M", bound=BaseModel)
 V = TypeVar("V", bound=View)
+R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
@@ -130,9 +131,7 @@ class AsyncClient:
                 raise failure or DeadlineExceeded(f"The deadline had passed before {request.name} was sent.")
             all_headers[context.DEADLINE_HEADER] = str(max(1, int(left_s * 1000)))
             try:
-                if self._credentials is not None:
-                    all_headers["Authorization"] = f"Bearer {await self._credentials.token()}"
-                return await self._attempt(request, contract, min(left_s, attempt_timeout_s))
+                return await self._attempt_as_caller(request, contract, deadline, attempt_timeout_s)
             except ServiceError as error:
                 error.request_id = error.request_id or all_headers[context.REQUEST_ID_HEADER]
                 wait_s = self._retry.wait_s(attempt, error.retry_after_s)
@@ -159,6 +158,19 @@ class AsyncClient:
             if page.next_cursor is None:
                 return
             query = query.model_copy(update={"cursor": page.next_cursor})
+
+    async def _attempt_as_caller(self, request: Request, contract: type[M], deadline: float, at_most_s: float) -> M:
+        """An attempt with a token, if there are any. If it is refused, and there is another one, a second attempt."""
+        if self._credentials is None:
+            return await self._attempt(request, contract, min(_left_s(deadline), at_most_s))
+        token = await _in_time(self._credentials.token(), deadline)
+        try:
+            return await self._attempt(_with_token(request, token), contract, min(_left_s(deadline), at_most_s))
+        except Unauthenticated:
+            if not await _in_time(self._credentials.has_other(token), deadline):
+                raise
+        token = await _in_time(self._credentials.token(), deadline)
+        return await self._attempt(_with_token(request, token), contract, min(_left_s(deadline), at_most_s))
 
     async def _attempt(self, request: Request, contract: type[M], timeout_s: float) -> M:
         if self._observer is None:
@@ -202,6 +214,23 @@ class AsyncClient:
         if query is None:
             return url
         return url.with_query(query.model_dump(mode="json", exclude_none=True))
+
+
+def _left_s(deadline: float) -> float:
+    # To the transport none would mean that there is no end.
+    return max(0.001, deadline - time.monotonic())
+
+
+async def _in_time(awaitable: Awaitable[R], deadline: float) -> R:
+    try:
+        async with asyncio.timeout(_left_s(deadline)):
+            return await awaitable
+    except TimeoutError:
+        raise DeadlineExceeded("The deadline had passed before there was a token.") from None
+
+
+def _with_token(request: Request, token: str) -> Request:
+    return request._replace(headers={**request.headers, "Authorization": f"Bearer {token}"})
 
 
 def _context_headers() -> dict[str, str]:

@@ -1,17 +1,21 @@
 """How a client proves who it is: with a token that it was given, or that it fetches for itself."""
 
 import asyncio
+import base64
 import time
 from typing import Protocol
+from urllib.parse import quote_plus
 
 import aiohttp
 from pydantic import BaseModel
 
 from common import oidc
-from common.errors import ServiceError
+from common.errors import ServiceError, ServiceUnavailable
 
 # A token is fetched anew so long before it expires: clocks differ, and a call takes its time.
 _EARLY_S = 30.0
+# Between two questions to an issuer that does not answer, or for another token in place of one that was refused.
+_RETRY_S = 1.0
 
 
 class Credentials(Protocol):
@@ -21,6 +25,10 @@ class Credentials(Protocol):
         """Raises ServiceUnavailable."""
         ...
 
+    async def has_other(self, refused: str) -> bool:
+        """Whether there is another token than this one, which a service has refused."""
+        ...
+
 
 class _Fixed:
     def __init__(self, token: str) -> None:
@@ -28,6 +36,9 @@ class _Fixed:
 
     async def token(self) -> str:
         return self._token
+
+    async def has_other(self, refused: str) -> bool:
+        return refused != self._token
 
 
 def fixed(token: str) -> Credentials:
@@ -45,42 +56,69 @@ class _TokenReply(BaseModel):
 class ClientCredentials:
     """A program's own tokens, from an OpenID Connect issuer: OAuth 2.0 client credentials (RFC 6749, section 4.4).
 
-    A token is fetched when it is needed first, and again shortly before it expires; while the issuer cannot be
-    reached, it is used to its end. It belongs to the event loop of its first call; close it as the client.
+    A token is fetched when it is needed first, and again shortly before it expires, while the old one is in use, to its
+    end if the issuer cannot be reached. Who needs one at the same time shares the answer, and a failure is everybody's
+    for a second. It belongs to the event loop of its first call.
     """
 
     def __init__(self, issuer: str, client_id: str, client_secret: str, *, scope: str | None = None) -> None:
         self._issuer = oidc.check_url(issuer)
-        self._auth = aiohttp.BasicAuth(client_id, client_secret)
+        self._authorization = _basic(client_id, client_secret)
         self._form = {"grant_type": "client_credentials"} | ({} if scope is None else {"scope": scope})
-        self._fetching = asyncio.Lock()
         self._token = ""
-        self._renew_at = self._expires_at = 0.0
+        self._asked_at = self._renew_at = self._expires_at = float("-inf")
+        # The last renewal, which may be over; it gives the problem, if there was one.
+        self._renewal: asyncio.Task[str | None] | None = None
 
     async def token(self) -> str:
         """Raises ServiceUnavailable when there is no token and none can be had."""
-        if time.monotonic() >= self._renew_at:
-            async with self._fetching:
-                if time.monotonic() >= self._renew_at:
-                    await self._renew()
+        now = time.monotonic()
+        if self._renewal is None or now >= self._renew_at:
+            self._renewal = self._renewing()
+        if now >= self._expires_at:
+            # Who stops waiting must not take the answer away from the others.
+            problem = await asyncio.shield(self._renewal)
+            if problem is not None:
+                raise ServiceUnavailable(problem, retry_after_s=_RETRY_S)
         return self._token
 
-    async def _renew(self) -> None:
-        asked_at = time.monotonic()
+    async def has_other(self, refused: str) -> bool:
+        """Whether there is another token than this one, which a service has refused: the issuer may have withdrawn the
+        key that it was signed with. The old one stays in use until there is."""
+        if refused == self._token and time.monotonic() >= self._asked_at + _RETRY_S:
+            self._renewal = self._renewing()
+            await asyncio.shield(self._renewal)
+        return refused != self._token
+
+    def _renewing(self) -> asyncio.Task[str | None]:
+        """The renewal that is under way, or a new one."""
+        if self._renewal is None or self._renewal.done():
+            return asyncio.create_task(self._renew())
+        return self._renewal
+
+    async def _renew(self) -> str | None:
+        started = time.monotonic()
         try:
             found = await self._fetch()
-        except ServiceError:
-            if asked_at >= self._expires_at:
-                raise
-            # Good for a while yet; nobody else is to wait for an issuer that does not answer.
-            self._renew_at = asked_at + 1
-            return
+        except ServiceError as error:
+            self._asked_at = time.monotonic()
+            self._renew_at = self._asked_at + _RETRY_S
+            return error.detail
+        self._asked_at = time.monotonic()
         self._token = found.access_token
-        self._expires_at = asked_at + found.expires_in
-        self._renew_at = asked_at + max(found.expires_in - _EARLY_S, found.expires_in / 2)
+        self._expires_at = started + found.expires_in
+        self._renew_at = started + max(found.expires_in - _EARLY_S, found.expires_in / 2)
+        return None
 
     async def _fetch(self) -> _TokenReply:
         async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
             configuration = await oidc.discover(session, self._issuer)
             endpoint = configuration.token_endpoint or ""
-            return await oidc.fetch(session, "POST", endpoint, _TokenReply, form=self._form, auth=self._auth)
+            headers = {"Authorization": self._authorization}
+            return await oidc.fetch(session, "POST", endpoint, _TokenReply, form=self._form, headers=headers)
+
+
+def _basic(client_id: str, client_secret: str) -> str:
+    """RFC 6749, section 2.3.1: both are encoded as in a form before they are joined."""
+    joined = f"{quote_plus(client_id)}:{quote_plus(client_secret)}"
+    return f"Basic {base64.b64encode(joined.encode()).decode()}"

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +14,9 @@ import pytest
 
 from common.database_url import parse_database_url
 from tests.e2e.raw import Server
+from tests.front_door import FrontDoorProcess, Upstream, nginx_is_there
 from tests.processes import Services
+from vv import certs
 from vv.databases import Databases
 
 # What each table holds, in numbers that every write changes.
@@ -36,6 +39,7 @@ _BOOKS = {
 }
 
 State = Mapping[str, tuple[Any, ...]]
+MakeDoor = Callable[..., FrontDoorProcess]
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,50 @@ def unchanged(books: Books) -> Iterator[None]:
     before = books.state()
     yield
     assert books.state() == before
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    nginx_is_there()
+    folder = tmp_path_factory.mktemp("certs")
+    certs.ensure(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_door(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeDoor]:
+    """Starts a front door of the services at these URLs."""
+    with contextlib.ExitStack() as stack:
+
+        def make(upstreams: dict[str, str], **settings: str) -> FrontDoorProcess:
+            door = FrontDoorProcess(tmp_path_factory.mktemp("door"), upstreams, certificates, **settings).start()
+            stack.callback(door.stop)
+            return door
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def door(services: Services, make_door: MakeDoor) -> FrontDoorProcess:
+    """In front of the real services, with generous limits."""
+    return make_door(urls_of(services))
+
+
+def urls_of(services: Services) -> dict[str, str]:
+    return {service.name: service.url for service in services.all}
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    server = Upstream()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def watched(upstream: Upstream, make_door: MakeDoor) -> FrontDoorProcess:
+    """In front of a server that writes down what reaches it."""
+    return make_door(dict.fromkeys(_BOOKS, upstream.url))
 
 
 def wait_until(is_so: Callable[[], bool], timeout_s: float = 30) -> None:

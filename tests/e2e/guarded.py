@@ -109,15 +109,21 @@ class Guarded:
 @contextmanager
 def guarded_stack(mariadb: Mariadb, folder: Path, **settings: str) -> Iterator[Guarded]:
     """Run one, with databases of its own on a server that is up."""
-    urls = {service: _database(mariadb, service, folder.name) for service in accounts.GRANTS}
+    urls = databases_of_its_own(mariadb, folder.name)
     with contextlib.ExitStack() as stack:
         issuer = IssuerProcess(folder).start()
         stack.callback(issuer.stop)
-        services = Services(urls, folder, AUTH_ISSUER=issuer.url, **CLIENT, **settings)
+        environment = {"AUTH_ISSUER": issuer.url, **CLIENT, **settings}
+        services = Services(urls, folder, None, **environment)
         stack.callback(services.stop)
         services.start()
         connections = {name: stack.enter_context(contextlib.closing(_connect(url))) for name, url in urls.items()}
         yield Guarded(issuer, services, Books(connections))
+
+
+def databases_of_its_own(mariadb: Mariadb, name: str) -> dict[str, str]:
+    """Make databases for a stack on a server that is up; their URLs, a service each."""
+    return {service: _database(mariadb, service, name) for service in accounts.GRANTS}
 
 
 def _database(mariadb: Mariadb, service: str, name: str) -> str:

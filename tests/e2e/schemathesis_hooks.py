@@ -1,9 +1,13 @@
-"""What schemathesis cannot know of the services, loaded by schemathesis.toml."""
+"""What schemathesis cannot know of the services, loaded by schemathesis.toml.
 
+USER_TOKEN and SERVICE_TOKEN in the environment are the tokens that it shows, the second one to internal routes.
+"""
+
+import os
 from typing import Any
 
 import schemathesis
-from schemathesis import Case, CheckContext, HookContext, Response
+from schemathesis import AuthContext, AuthProvider, Case, CheckContext, HookContext, Response
 from schemathesis.core.failures import Failure
 from schemathesis.openapi.checks import RejectedPositiveData
 
@@ -41,3 +45,19 @@ def problem_is_documented(_: CheckContext, response: Response, case: Case[Any]) 
     if described is not None and response.status_code >= 400:
         code = response.json()["code"]
         assert f"`{code}`" in described["description"], f"{code} is not documented for {response.status_code}"
+
+
+class Tokens(AuthProvider[Any]):
+    """The token that fits an operation."""
+
+    def get(self, case: Case[Any], _: AuthContext) -> str:
+        required = case.operation.definition.raw["security"]
+        is_internal = any(scope.startswith("service:") for each in required for scope in each.get("token", ()))
+        return os.environ["SERVICE_TOKEN" if is_internal else "USER_TOKEN"]
+
+    def set(self, case: Case[Any], data: str, _: AuthContext) -> None:
+        case.headers["Authorization"] = f"Bearer {data}"
+
+
+if "USER_TOKEN" in os.environ:
+    schemathesis.auth(refresh_interval=None)(Tokens)

@@ -23,6 +23,8 @@ SERVICES = ("order", "inventory", "payment")
 class Up:
     """A ``vv up`` in a data folder, as a child process."""
 
+    OPTIONS: tuple[str, ...] = ()
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.output = folder.with_suffix(".out")
@@ -36,7 +38,7 @@ class Up:
 
     def start(self, **environment: str) -> dict[str, Any]:
         """Start it, wait until it is ready, and give ``stack.json``."""
-        command = [sys.executable, "-m", "vv", "up", "--data-dir", str(self.folder)]
+        command = [sys.executable, "-m", "vv", "up", "--data-dir", str(self.folder), *self.OPTIONS]
         self.output.touch()
         ready = self.output.read_text().count("Ready.") + 1
         with self.output.open("ab") as output:

@@ -16,7 +16,7 @@ from tests.forged_tokens import TokenForger, decode
 from tests.issuer_process import IssuerProcess
 from tests.issuer_realm import AUDIENCE
 
-COOLDOWN_S = 0.3
+COOLDOWN_S = 0.2
 DOWN = ["refuse", "unavailable", "garbage", "not_keys", "huge", "redirect", "other_issuer"]
 
 
@@ -119,25 +119,27 @@ async def test_keys_are_fetched_from_time_to_time(process: IssuerProcess, monkey
         tokens = Tokens(issuer, audience=AUDIENCE, skew_s=0)
         old = process.token("ann")
         process.rotate(keep=False)
+        fetched = process.asked("jwks")
+        while process.asked("jwks") < fetched + 2:
+            await asyncio.sleep(0.05)
         with pytest.raises(Unauthenticated):
-            for _ in range(50):
-                await tokens.verify(old)
-                await asyncio.sleep(0.1)
+            await tokens.verify(old)
 
 
 @pytest.mark.parametrize("mode", [*DOWN, "hang"])
 async def test_known_keys_count_while_the_issuer_is_down(mode: str, process: IssuerProcess, tokens: Tokens) -> None:
-    """Whatever is wrong with it. Unknown keys are refused meanwhile, and the new key is found when it is back."""
+    """Whatever is wrong with it. A new key is refused meanwhile, and found when the issuer is back."""
     known = process.token("ann")
+    process.rotate()
+    new = process.token("bob")
     with Trap() as trap:
         process.behave(mode=mode, elsewhere=trap.url)
         with pytest.raises(Unauthenticated):
-            await tokens.verify(TokenForger.of(process).with_header(kid="forged"))
+            await tokens.verify(new)
         assert (await tokens.verify(known)).subject == "ann"
         process.behave(mode="up")
-        process.rotate()
         await asyncio.sleep(COOLDOWN_S)
-        assert (await tokens.verify(process.token("bob"))).subject == "bob"
+        assert (await tokens.verify(new)).subject == "bob"
         assert trap.visits == 0
 
 
@@ -149,7 +151,7 @@ async def test_nobody_waits_for_an_issuer_that_hangs(process: IssuerProcess, tok
     await asyncio.sleep(0.05)
     started = time.monotonic()
     assert (await tokens.verify(known)).subject == "ann"
-    assert time.monotonic() - started < 0.1
+    assert time.monotonic() - started < 0.25
     assert not waiting.done()
     with pytest.raises(Unauthenticated):
         await waiting
