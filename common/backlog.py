@@ -16,7 +16,7 @@ _COUNTED_EVERY_S = 5.0
 class Standing(NamedTuple):
     """How many items are in a state, and the seconds since the last step of the one that took none for longest."""
 
-    count: int
+    items: int
     age_s: float
 
 
@@ -31,7 +31,7 @@ class Backlog:
         self._count = gauge(f"vv_{name}_unfinished", f"The {name} that are not final yet, by status", ["status"])
         self._age = gauge(
             f"vv_{name}_oldest_unfinished_age_seconds",
-            f"Time since the last step of that of the unfinished {name} which took none for longest; 0 if there is none",
+            f"Time since the last step of that of the unfinished {name} which took none for longest; 0 without any",
         )
 
     async def watch(self, count: Callable[[], Awaitable[Mapping[str, Standing]]]) -> NoReturn:
@@ -47,5 +47,5 @@ class Backlog:
 
     def _show(self, found: Mapping[str, Standing]) -> None:
         for status in self._unfinished:
-            self._count.labels(status).set(found[status].count if status in found else 0)
+            self._count.labels(status).set(found[status].items if status in found else 0)
         self._age.set(max((standing.age_s for standing in found.values()), default=0.0))

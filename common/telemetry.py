@@ -23,7 +23,15 @@ from prometheus_client.exposition import generate_latest
 
 from common import context, worker_metrics
 
-__all__ = ["LATENCY_BUCKETS_S", "METRICS_CONTENT_TYPE", "Metrics", "bind_caller", "bind_orders", "configure_logging", "log"]
+__all__ = [
+    "LATENCY_BUCKETS_S",
+    "METRICS_CONTENT_TYPE",
+    "Metrics",
+    "bind_caller",
+    "bind_orders",
+    "configure_logging",
+    "log",
+]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 # Where nobody configures anything, in the vv command and in scripts, standard output belongs to the program.

@@ -39,6 +39,7 @@ from common.web import make_app as make_web_app
 from inventory_service.drift import DriftWatch
 from inventory_service.handlers import Decreases, Handlers, Increases, Rollbacks
 from inventory_service.line import Line, waiting_slots
+from inventory_service.metrics import StockMetrics
 from inventory_service.settings import Settings
 from inventory_service.stock import Stock
 
@@ -102,11 +103,12 @@ def make_app(settings: Settings) -> web.Application:
     security = Security.from_settings(settings, metrics)
     database = Database.from_settings(settings, metrics, security.client_tls)
     stock = Stock(database)
-    drift = DriftWatch(database, settings.drift_check_skus, metrics.registry)
+    stock_metrics = StockMetrics(metrics.registry)
+    drift = DriftWatch(database, settings.drift_check_skus, stock_metrics)
     slots = waiting_slots(settings)
-    decreases: Decreases = Line("decreases", stock.decrease, slots, settings, metrics)
-    increases: Increases = Line("increases", stock.increase, slots, settings, metrics)
-    rollbacks: Rollbacks = Line("rollbacks", stock.rollback, slots, settings, metrics)
+    decreases: Decreases = Line("decreases", stock.decrease, slots, settings, metrics, stock_metrics)
+    increases: Increases = Line("increases", stock.increase, slots, settings, metrics, stock_metrics)
+    rollbacks: Rollbacks = Line("rollbacks", stock.rollback, slots, settings, metrics, stock_metrics)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

@@ -8,13 +8,12 @@ import asyncio
 from functools import partial
 from typing import NoReturn
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
-
 from common.database import Database
 from common.errors import ServiceError
 from common.telemetry import log
 from common.transaction import Transaction
 from inventory_service import queries
+from inventory_service.metrics import StockMetrics
 
 # Of each ledger. With the SKUs of a round: fifty thousand rows of an index, a tenth of a second.
 _ROWS_MAX = 1_000
@@ -23,22 +22,12 @@ _ROWS_MAX = 1_000
 class DriftWatch:
     """Looks at ``skus_at_once`` SKUs a round, in their order, and begins anew after the last one."""
 
-    def __init__(self, database: Database, skus_at_once: int, registry: CollectorRegistry) -> None:
+    def __init__(self, database: Database, skus_at_once: int, metrics: StockMetrics) -> None:
         self._database = database
         self._skus_at_once = skus_at_once
         self._after = ""
         self._drifting: set[str] = set()
-        self._rounds = Counter("vv_ledger_rounds", "Rounds of the light audit that were carried out", registry=registry)
-        self._checked = Counter(
-            "vv_ledger_checked_skus", "SKUs whose ledger was held against their stock", registry=registry
-        )
-        self._drift = Gauge(
-            "vv_ledger_drift_skus",
-            "SKUs whose ledger did not sum up to their stock when it was last looked at",
-            registry=registry,
-            # One worker of them all does this.
-            multiprocess_mode="livesum",
-        )
+        self._metrics = metrics
 
     async def run(self, interval_s: float) -> NoReturn:
         """Go round for ever, a few SKUs every ``interval_s`` seconds."""
@@ -60,9 +49,9 @@ class DriftWatch:
         for sku in sorted(drifting - self._drifting):
             log.error("ledger_drifts", sku=sku, stock_minus_ledger=differences[sku])
         self._drifting = self._drifting - differences.keys() | drifting
-        self._rounds.inc()
-        self._checked.inc(len(differences))
-        self._drift.set(len(self._drifting))
+        self._metrics.drift_rounds.inc()
+        self._metrics.checked.inc(len(differences))
+        self._metrics.drifting.set(len(self._drifting))
         return drifting
 
 

@@ -12,6 +12,7 @@ from common.batching import Batcher, as_outcome
 from common.contracts.inventory import StockChange, StockLocked
 from common.errors import ServiceError
 from common.telemetry import Metrics
+from inventory_service.metrics import StockMetrics
 from inventory_service.settings import Settings
 
 Item = TypeVar("Item")
@@ -54,13 +55,20 @@ class Line(Generic[Item]):
     """Group commit in front of ``change``. What a lock keeps back waits in a line of its own SKU, in arrival order."""
 
     def __init__(
-        self, name: str, change: Change[Item], slots: asyncio.Semaphore, settings: Settings, metrics: Metrics
+        self,
+        name: str,
+        change: Change[Item],
+        slots: asyncio.Semaphore,
+        settings: Settings,
+        metrics: Metrics,
+        stock_metrics: StockMetrics,
     ) -> None:
         self._name = name
         self._change = change
         self._slots = slots
         self._settings = settings
         self._metrics = metrics
+        self._lock_wait = stock_metrics.lock_wait
         self._free: Batcher[Item, StockChange] = Batcher(name, self._change_free, settings, metrics)
         self._held: dict[str, _Held[Item]] = {}
 
@@ -91,6 +99,18 @@ class Line(Generic[Item]):
             return await self._free.submit(item)
         except StockLocked as error:
             locked = error
+        came, outcome = time.perf_counter(), "served"
+        try:
+            return await self._stand_in_line(item, locked, until)
+        except (StockLocked, asyncio.CancelledError):
+            outcome = "gave_up"
+            raise
+        finally:
+            self._lock_wait.labels(outcome).observe(time.perf_counter() - came)
+
+    async def _stand_in_line(
+        self, item: Item, locked: StockLocked, until: Callable[[_Held[Item]], float]
+    ) -> StockChange:
         while True:
             sku = locked.extra["sku"]
             held = self._held.get(sku) or self._line_of(sku)

@@ -35,8 +35,8 @@ class OrderMetrics:
         self._transitions = {status: transitions.labels(status) for status in OrderStatus}
         durations = Histogram(
             "vv_saga_step_duration_seconds",
-            "Time that a step of the saga took, once for all orders that share it; outcome is the best that one of them "
-            "got: ok, refused or unknown",
+            "Time that a step of the saga took, once for all orders that share it, by the best that one of them got: "
+            "ok, refused or unknown",
             ["step", "outcome"],
             buckets=LATENCY_BUCKETS_S,
             registry=registry,

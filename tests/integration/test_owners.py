@@ -74,7 +74,9 @@ async def shop(
         let_go = LettingGo(orders, order_settings)
         purchases = Purchases(orders, inventory, payments, let_go, order_settings, metrics, order_metrics, reached)
         moves = Batcher("move", orders.move, order_settings, metrics)
-        checkout = Checkout(orders, purchases, moves, inventory, payments, let_go, order_settings, order_metrics, reached)
+        checkout = Checkout(
+            orders, purchases, moves, inventory, payments, let_go, order_settings, order_metrics, reached
+        )
 
         payment_settings = PaymentSettings(database_url=SecretStr(urls["payment"]), port=1)
         book = Payments(payment, 60)
