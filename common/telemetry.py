@@ -108,52 +108,57 @@ class Metrics:
         self._workers = workers
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        gauge = partial(Gauge, registry=self.registry)
-        info = gauge("vv_service_info", "1, labelled with the service", ["service"], multiprocess_mode="livemax")
+        self._gauge = partial(Gauge, registry=self.registry)
+        # What each worker holds adds up.
+        self._held = partial(self._gauge, multiprocess_mode="livesum")
+        self._counter = partial(Counter, registry=self.registry)
+        self._seconds = partial(Histogram, registry=self.registry, buckets=LATENCY_BUCKETS_S)
+        info = self._gauge("vv_service_info", "1, labelled with the service", ["service"], multiprocess_mode="livemax")
         info.labels(service).set(1)
-        self.requests = Counter(
-            "vv_http_requests",
-            "HTTP requests by method, route template and status",
-            ["method", "route", "status"],
-            registry=self.registry,
+        self._tasks = self._held("vv_asyncio_tasks", "Tasks of the event loop when this was asked for")
+        self._measure_requests()
+        self._measure_database()
+        self._measure_batches()
+        self.recovered = self._counter(
+            "vv_recovery_items",
+            "What recovery took up after its lease ran out, by the state in which it left it",
+            ["state"],
         )
-        self.latency = Histogram(
+
+    def _measure_requests(self) -> None:
+        self.requests = self._counter(
+            "vv_http_requests", "HTTP requests by method, route template and status", ["method", "route", "status"]
+        )
+        self.latency = self._seconds(
             "vv_http_request_duration_seconds",
             "Time from the parsed head of a request to its reply",
             ["method", "route"],
-            buckets=LATENCY_BUCKETS_S,
-            registry=self.registry,
         )
-        held = partial(gauge, multiprocess_mode="livesum")
-        self.in_flight = held("vv_http_requests_in_flight", "Requests being answered now")
-        self.pool_in_use = held("vv_db_pool_connections_in_use", "Database connections taken from the pool")
-        self._tasks = held("vv_asyncio_tasks", "Tasks of the event loop when this was asked for")
-        self.pool_wait = Histogram(
-            "vv_db_pool_wait_seconds",
-            "Time spent waiting for a database connection",
-            buckets=LATENCY_BUCKETS_S,
-            registry=self.registry,
+        self.in_flight = self._held("vv_http_requests_in_flight", "Requests being answered now")
+        self.refusals = self._counter(
+            "vv_auth_refusals",
+            "Requests whose caller did not prove who he is, or may not do this, by what was wrong",
+            ["reason"],
         )
-        # A ceiling, not a state: with it, use can be told from room.
-        self.pool_max = held("vv_db_pool_connections_max", "Database connections that the pool may have")
-        self.transaction_duration = Histogram(
+
+    def _measure_database(self) -> None:
+        self.pool_in_use = self._held("vv_db_pool_connections_in_use", "Database connections taken from the pool")
+        self.pool_max = self._held("vv_db_pool_connections_max", "Database connections that the pool may have")
+        self.pool_wait = self._seconds("vv_db_pool_wait_seconds", "Time spent waiting for a database connection")
+        self.transaction_duration = self._seconds(
             "vv_db_transaction_duration_seconds",
             "Time that a database connection was held for a transaction or a read",
-            buckets=LATENCY_BUCKETS_S,
-            registry=self.registry,
         )
-        self.database_failures = Counter(
+        self.transaction_retries = self._counter(
+            "vv_db_transaction_retries", "Transactions that were run again, by MySQL error number", ["errno"]
+        )
+        self.database_failures = self._counter(
             "vv_db_failures",
             "Transactions and reads that the database did not carry out, by MySQL error number, or timeout",
             ["errno"],
-            registry=self.registry,
         )
-        self.transaction_retries = Counter(
-            "vv_db_transaction_retries",
-            "Transactions that were run again, by MySQL error number",
-            ["errno"],
-            registry=self.registry,
-        )
+
+    def _measure_batches(self) -> None:
         self.batch_size = Histogram(
             "vv_batch_items",
             "Items that shared a transaction or call",
@@ -161,26 +166,10 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
             registry=self.registry,
         )
-        self.batch_wait = Histogram(
-            "vv_batch_wait_seconds",
-            "Time from an item's arrival to the start of its batch",
-            ["batcher"],
-            buckets=LATENCY_BUCKETS_S,
-            registry=self.registry,
+        self.batch_wait = self._seconds(
+            "vv_batch_wait_seconds", "Time from an item's arrival to the start of its batch", ["batcher"]
         )
-        self.batches_in_flight = held("vv_batches_in_flight", "Batches on their way now", ["batcher"])
-        self.refusals = Counter(
-            "vv_auth_refusals",
-            "Requests whose caller did not prove who he is, or may not do this, by what was wrong",
-            ["reason"],
-            registry=self.registry,
-        )
-        self.recovered = Counter(
-            "vv_recovery_items",
-            "What recovery took up after its lease ran out, by the state in which it left it",
-            ["state"],
-            registry=self.registry,
-        )
+        self.batches_in_flight = self._held("vv_batches_in_flight", "Batches on their way now", ["batcher"])
 
     def certificate_expiry(self) -> Gauge:
         """A gauge that only a service with a certificate has: without one, 0 would be taken for the year 1970."""
