@@ -102,28 +102,29 @@ class CallMetrics:
         self._calls = Histogram(
             "vv_client_call_duration_seconds",
             "Time of each attempt to call another service, by what it came to: ok, or the code of the error",
-            ["service", "outcome"],
+            ["callee", "outcome"],
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
         self._open = Gauge(
             "vv_client_breaker_open",
             "How many workers leave another service alone now, because it only failed",
-            ["service"],
+            ["callee"],
             registry=registry,
             multiprocess_mode="livesum",
         )
 
-    def of(self, service: str) -> "ServiceCalls":
-        return ServiceCalls(service, self._calls, self._open)
+    def of(self, callee: str) -> "ServiceCalls":
+        return ServiceCalls(callee, self._calls, self._open)
 
 
 class ServiceCalls:
     """Observes the client of one service."""
 
-    def __init__(self, service: str, calls: Histogram, is_open: Gauge) -> None:
-        self._calls = cache(lambda outcome: calls.labels(service, outcome))
-        self._open = is_open.labels(service)
+    def __init__(self, callee: str, calls: Histogram, is_open: Gauge) -> None:
+        # Scrapers like to call what they scrape a service.
+        self._calls = cache(lambda outcome: calls.labels(callee, outcome))
+        self._open = is_open.labels(callee)
 
     def attempted(self, outcome: str, seconds: float) -> None:
         self._calls(outcome).observe(seconds)
