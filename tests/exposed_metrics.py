@@ -1,8 +1,9 @@
-"""What the three services expose on ``/metrics``, from the registries of real applications: no metric is made up here."""
+"""What the three services expose on ``/metrics``, from the registries of real applications."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
@@ -65,14 +66,14 @@ def exposed(folder: Path) -> dict[str, Exposed]:
 
 def _registry_of(service: str, folder: Path) -> CollectorRegistry:
     certificate, key, ca = certs.files_of(folder, service)
-    tls = {"tls_certificate": certificate, "tls_key": key, "tls_ca": ca}
+    settings: dict[str, Any] = {"database_url": _URL, "tls_certificate": certificate, "tls_key": key, "tls_ca": ca}
     match service:
         case "order":
-            app = order_service.app.make_app(order_service.settings.Settings(database_url=_URL, **tls))
+            app = order_service.app.make_app(order_service.settings.Settings(**settings))
         case "inventory":
-            app = inventory_service.app.make_app(inventory_service.settings.Settings(database_url=_URL, **tls))
+            app = inventory_service.app.make_app(inventory_service.settings.Settings(**settings))
         case _:
-            app = payment_service.app.make_app(payment_service.settings.Settings(database_url=_URL, **tls))
+            app = payment_service.app.make_app(payment_service.settings.Settings(**settings))
     return app[METRICS].registry
 
 

@@ -21,7 +21,7 @@ def tool(request: pytest.FixtureRequest) -> Path:
 
 
 def run(tool: Path, *arguments: str, folder: Path = OBSERVABILITY) -> "subprocess.CompletedProcess[str]":
-    command = [tool, *arguments]
+    command = [str(tool), *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -37,7 +37,7 @@ def run(tool: Path, *arguments: str, folder: Path = OBSERVABILITY) -> "subproces
     ids=lambda arguments: " ".join(arguments[:2]),
 )
 def test_the_tool_is_content(arguments: tuple[str, ...], tool: Path) -> None:
-    """With the configuration (rules included), with and without TLS; and each alert fires when it is to, and only then."""
+    """With the configurations and the rules; and each alert fires when it is to, and only then."""
     ended = run(tool, *arguments)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 

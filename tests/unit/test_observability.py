@@ -110,7 +110,9 @@ def _values(operator: str, value: str) -> list[str]:
     return [prefix + one if is_list else one for one in alternatives if not re.search(r"[.*+\[]", one)]
 
 
-@pytest.mark.parametrize("wrong", ["vv_no_such_metric", 'up{colour="red"}', 'vv_gateway_call_duration_seconds_sum{call="x"}'])
+@pytest.mark.parametrize(
+    "wrong", ["vv_no_such_metric", 'up{colour="red"}', 'vv_gateway_call_duration_seconds_sum{call="x"}']
+)
 def test_what_does_not_exist_is_noticed(wrong: str, series: dict[str, frozenset[str]]) -> None:
     """A wrong name, a wrong label and a wrong value: the test above can fail."""
     with pytest.raises(AssertionError):
@@ -137,7 +139,7 @@ def test_every_metric_is_documented(metrics: dict[str, Exposed]) -> None:
         (
             f"`{metric.name}`",
             metric.kind,
-            " ".join(f"`{label}`" for label in sorted(metric.labels)) or "–",
+            " ".join(f"`{label}`" for label in sorted(metric.labels)) or "none",
             "all" if len(metric.services) == 3 else " ".join(sorted(metric.services)),
         )
         for metric in ours
