@@ -76,7 +76,7 @@ class Line(Generic[Item]):
         """The outcome of the item. Raises its own error, and StockLocked when the caller's deadline is near."""
         # The caller is to hear it before he gives up by himself.
         until = time.monotonic() + 0.9 * context.seconds_left(_WAIT_MAX_S)
-        return await self._submit(item, lambda _: until)
+        return await self._submit(item, lambda _: until, "gave_up")
 
     async def submit_all(self, items: Iterable[Item]) -> list[StockChange | ServiceError]:
         """The outcome of each item, in order. StockLocked comes soon: the others are not to wait for it."""
@@ -92,9 +92,10 @@ class Line(Generic[Item]):
             await asyncio.wait(waiting)
 
     async def _submit_impatiently(self, item: Item) -> StockChange:
-        return await self._submit(item, lambda held: held.served + _PATIENCE_S)
+        return await self._submit(item, lambda held: held.served + _PATIENCE_S, "put_off")
 
-    async def _submit(self, item: Item, until: Callable[[_Held[Item]], float]) -> StockChange:
+    async def _submit(self, item: Item, until: Callable[[_Held[Item]], float], in_vain: str) -> StockChange:
+        """``in_vain`` is what the metrics call it if nothing comes of waiting."""
         try:
             return await self._free.submit(item)
         except StockLocked as error:
@@ -103,7 +104,7 @@ class Line(Generic[Item]):
         try:
             return await self._stand_in_line(item, locked, until)
         except (StockLocked, asyncio.CancelledError):
-            outcome = "gave_up"
+            outcome = in_vain
             raise
         finally:
             self._lock_wait.labels(outcome).observe(time.perf_counter() - came)

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from common.context import DEADLINE_HEADER
 from tests.e2e.conftest import Books, Servers, wait_until
 from tests.e2e.raw import Server
 from tests.e2e.scraped import Growth, metric, samples
@@ -20,6 +21,12 @@ LONG = {"RETRY_FIRST_S": "60", "RETRY_MOST_S": "60"}
 
 def buy(server: Server, sku: str, **fields: Any) -> Any:
     return server.post("/orders", {"user_id": f"user-{uuid4().hex}", "sku": sku, "total_amount": 700, **fields}).json()
+
+
+@pytest.fixture(autouse=True)
+def _settled(books: Books) -> None:
+    """What other tests left unfinished is not counted here."""
+    books.settle()
 
 
 @pytest.fixture
@@ -59,17 +66,15 @@ class TestSaga:
         ],
     )
     def test_refused_is_told_from_unknown(
-        self, fields: dict[str, Any], step: str, outcome: str, grade: str, servers: Servers, books: Books
+        self, fields: dict[str, Any], step: str, outcome: str, grade: str, servers: Servers
     ) -> None:
         """A refusal has the code of its error; of what is pending nobody knows."""
-        books.settle()
         sku = servers.new_sku()
         durations = Growth(servers.order, "vv_saga_step_duration_seconds_count")
         outcomes = Growth(servers.order, "vv_saga_outcomes_total")
         buy(servers.order, sku, **fields)
         assert outcomes.seen()[outcome, step] >= 1
         assert durations.seen()[grade, step] >= 1
-        books.settle()
 
     def test_calls_to_a_service_that_is_not_there(self, servers: Servers, alone: Callable[..., Server]) -> None:
         """Each attempt, by the code of its error; from the tenth on the breaker is open, and says so."""
@@ -107,7 +112,6 @@ class TestMoney:
         self, method: str, expected: dict[tuple[str, str], float], servers: Servers, books: Books
     ) -> None:
         """By what it came to; a charge whose reply was lost is found."""
-        books.settle()
         calls = Growth(servers.payment, "vv_gateway_call_duration_seconds_count")
         servers.payment.post("/payments", {"order_id": str(uuid4()), "amount": 700, "payment_method": method})
         books.settle()
@@ -134,9 +138,8 @@ class TestMoney:
 
 
 class TestStandingStill:
-    def test_an_order_that_stands_still(self, servers: Servers, books: Books, alone: Callable[..., Server]) -> None:
+    def test_an_order_that_stands_still(self, servers: Servers, alone: Callable[..., Server]) -> None:
         """Is counted by a service that starts, and grows old."""
-        books.settle()
         nobody = f"http://127.0.0.1:{free_port()}"
         order = alone("order", INVENTORY_URL=nobody, CALL_TIMEOUT_S="0.2", **LONG)
         placed = buy(order, servers.new_sku())
@@ -144,18 +147,15 @@ class TestStandingStill:
         with a_fresh_look(alone, "order") as age:
             assert 0 < age < 60
         servers.order.patch("/orders", {"order_id": placed["order_id"], "status": "cancelled"})
-        books.settle()
 
-    def test_a_payment_that_stands_still(self, servers: Servers, books: Books, alone: Callable[..., Server]) -> None:
+    def test_a_payment_that_stands_still(self, servers: Servers, alone: Callable[..., Server]) -> None:
         """Likewise."""
-        books.settle()
         payment = alone("payment", **LONG)
         order_id = str(uuid4())
         payment.post("/payments", {"order_id": order_id, "amount": 700, "payment_method": "tok_error"})
         with a_fresh_look(alone, "payment") as age:
             assert 0 < age < 60
         servers.payment.post("/payments/cancel", {"order_id": order_id})
-        books.settle()
 
 
 @contextmanager
@@ -182,13 +182,15 @@ class TestBooks:
         assert metric(inventory, "vv_ledger_rounds_total") == 0
 
     def test_who_stands_in_line_for_a_sku_is_measured(self, servers: Servers, books: Books) -> None:
-        """A request that gives up, of a batch, while a stranger holds the SKU."""
+        """While a stranger holds the SKU: one of a batch is put off, one alone gives up when its time is over."""
         sku = servers.new_sku()
         item = {"items": [{"sku": sku, "quantity": 1}], "request_id": uuid4().hex}
         in_line = Growth(servers.inventory, "vv_stock_lock_wait_seconds_count")
         with books.row_locked("inventory", "SELECT * FROM inventory WHERE sku = %s FOR UPDATE", sku):
             servers.inventory.post("/inventory/decrease/batch", {"items": [item]})
-        assert in_line.seen() == {("gave_up",): 1}
+            assert in_line.seen() == {("put_off",): 1}
+            servers.inventory.post("/inventory/decrease", {"sku": sku, "quantity": 1}, {DEADLINE_HEADER: "300"})
+        assert in_line.seen() == {("put_off",): 1, ("gave_up",): 1}
 
 
 class TestDatabase:

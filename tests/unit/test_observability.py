@@ -35,7 +35,7 @@ VALUES: dict[str, set[str]] = {
     "step": set(Step),
     "callee": {"inventory", "payment"},
     "call": {"charge", "find", "cancel", "refund"},
-    "outcome": {"ok", "refused", "unknown", "approved", "declined", "done", "not_found", "served", "gave_up"}
+    "outcome": {"ok", "refused", "unknown", "approved", "declined", "done", "not_found", "served", "put_off", "gave_up"}
     | set(PaymentStatus)
     | set(ERRORS_BY_CODE),
 }
