@@ -1,4 +1,4 @@
-"""What happens around every request: its id, its log line and metrics, its errors, its limits."""
+"""What happens around every request: its id, its log line and metrics, its errors."""
 
 import asyncio
 import json
@@ -14,8 +14,7 @@ from aiohttp.typedefs import Middleware
 from prometheus_client import Counter, Histogram
 from uuid_utils import uuid7
 
-from common import context, errors
-from common.door import Door
+from common import context, errors, tracing
 from common.telemetry import Metrics, log
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -44,11 +43,22 @@ def observe(metrics: Metrics, draining: asyncio.Event) -> Middleware:
         started = time.perf_counter()
         request_id = _take_context(request)
         structlog.contextvars.clear_contextvars()
+        route = _route_template(request)
+        method = request.method if request.method in hdrs.METH_ALL else "OTHER"
+        if route in UNLOGGED or not tracing.is_on():
+            return await answer(request, handler, started, request_id, method, route)
+        about = {"http.request.method": method, "http.route": route, "vv.request_id": request_id}
+        with tracing.request_span(f"{method} {route}", about) as span:
+            response = await answer(request, handler, started, request_id, method, route)
+            span.set("http.response.status_code", response.status)
+            return response
+
+    async def answer(
+        request: web.Request, handler: Handler, started: float, request_id: str, method: str, route: str
+    ) -> web.StreamResponse:
         with metrics.in_flight.track_inprogress():
             response = await handler(request)
         seconds = time.perf_counter() - started
-        route = _route_template(request)
-        method = request.method if request.method in hdrs.METH_ALL else "OTHER"
         count, latency = series(method, route, response.status)
         count.inc()
         latency.observe(seconds)
@@ -115,26 +125,6 @@ def problem_response(error: errors.ServiceError, headers: dict[str, str] | None 
         body=json.dumps(error.to_problem(context.request_id.get())).encode(),
         headers={hdrs.CONTENT_TYPE: errors.PROBLEM_CONTENT_TYPE, **headers},
     )
-
-
-def limit_in_flight(door: Door) -> Middleware:
-    """Refuse what could only queue, as far as the door has not done so already, and what nobody waits for any more."""
-
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in UNLOGGED:
-            return await handler(request)
-        if door.is_full:
-            raise door.refusal()
-        if context.seconds_left(1) == 0:
-            raise errors.DeadlineExceeded("The deadline had passed when the request arrived.")
-        door.in_flight += 1
-        try:
-            return await handler(request)
-        finally:
-            door.in_flight -= 1
-
-    return middleware
 
 
 def malformed_http(message: str | None) -> web.Response:

@@ -9,8 +9,8 @@ class StockMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.lock_wait = Histogram(
             "vv_stock_lock_wait_seconds",
-            "Time that a request stood in line for a SKU whose row somebody else held, until it was served, put_off (one of "
-            "many, to be asked for again alone) or gave_up",
+            "Time that a request stood in line for a SKU whose row somebody else held, until it was served, put_off "
+            "(one of many, to be asked for again alone) or gave_up",
             ["outcome"],
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
