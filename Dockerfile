@@ -28,7 +28,17 @@ RUN pip install --quiet --no-index --no-deps wheels/setuptools-*.whl \
     && pip --python /opt/vv/bin/python install --quiet --no-index --no-deps --no-compile wheels/*.whl \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/vv/lib
 
-FROM ${PYTHON_IMAGE}
+# The load tests, for the profile `load` of compose.yaml alone: docker build --target load.
+FROM build AS load
+COPY requirements/load.txt requirements/
+RUN pip --python /opt/vv/bin/python install --quiet --require-hashes --only-binary :all: --requirement requirements/load.txt
+COPY loadtests /opt/loadtests
+ENV PATH=/opt/vv/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+ENTRYPOINT ["locust", "-f", "/opt/loadtests/locustfile.py", "--class-picker"]
+
+FROM ${PYTHON_IMAGE} AS runtime
 ARG PYTHON_IMAGE
 ARG VERSION=0.1.0
 ARG REVISION=unknown

@@ -18,7 +18,7 @@ from vv.folder import make_private
 CA = "ca"
 # May call everything, and serves nothing.
 OPERATOR = "operator"
-NAMES = ("order", "inventory", "payment", "gateway", OPERATOR, "payment-gateway", "database", "migrate")
+NAMES = ("order", "inventory", "payment", "gateway", OPERATOR, "payment-gateway", "database", "migrate", "prometheus")
 DAYS = 365
 
 _CA_VALID = timedelta(days=3650)

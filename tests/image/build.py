@@ -49,10 +49,13 @@ def download(python: Path, requirements: Path, wheels: Path) -> None:
 
 
 def build(stages: list[Stage], base: Path, roots: Path, context: Path, wheels: Path, say: Say) -> Path:
-    """Carry out the stages, and give the root of the last one. Blocks. Raises CalledProcessError."""
+    """Carry out the stages in order, each from the base, and give the root of the last one. Blocks.
+
+    Raises CalledProcessError.
+    """
     root = base
-    for number, stage in enumerate(stages):
-        root = roots / (stage.name or str(number))
+    for stage in stages:
+        root = roots / stage.name
         say(f"FROM {stage.base} ({root.name})")
         subprocess.run(["cp", "-a", str(base), str(root)], check=True)
         for step in stage.steps:
@@ -74,25 +77,24 @@ def in_root(root: Path, command: str, environment: Mapping[str, str], folder: st
 
 
 def _copy(step: Step, root: Path, roots: Path, context: Path) -> None:
-    *options, source, target = step.arguments
-    origin = context / source
-    if options:
-        [stage] = options
-        origin = roots / stage.removeprefix("--from=") / source.lstrip("/")
+    """Folders go into the target; files, too, if it is a folder: ours never have another name there."""
+    options = [word for word in step.arguments if word.startswith("--")]
+    *sources, target = [word for word in step.arguments if word not in options]
     place = root / os.path.normpath(f"{step.folder}/{target}").lstrip("/")
-    if origin.is_dir():
-        shutil.copytree(origin, place, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    else:
-        _copy_files(step, root, context)
-
-
-def _copy_files(step: Step, root: Path, context: Path) -> None:
-    *sources, target = step.arguments
-    place = root / os.path.normpath(f"{step.folder}/{target}").lstrip("/")
-    assert target.endswith("/") or target == ".", "a folder"
-    place.mkdir(parents=True, exist_ok=True)
+    origin = roots / options[0].removeprefix("--from=") if options else context
     for source in sources:
-        shutil.copy2(context / source, place)
+        found = origin / source.lstrip("/")
+        if found.is_dir():
+            shutil.copytree(found, place, symlinks=True, ignore=_bytecode_of(options), dirs_exist_ok=True)
+        else:
+            assert target.endswith("/"), "a folder"
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(found, place)
+
+
+def _bytecode_of(options: list[str]) -> Callable[[str, list[str]], set[str]]:
+    """Bytecode stays behind in our folder (.dockerignore), not in another stage."""
+    return shutil.ignore_patterns(*([] if options else ["__pycache__"]))
 
 
 def _run(step: Step, root: Path, wheels: Path) -> None:
