@@ -52,12 +52,13 @@ def apply(services: Sequence[str], grant: bool, data_dir: Path, as_json: bool) -
     accounts of the embedded database always get their rights.
     """
     with databases.reachable(data_dir, os.environ) as found:
-        applied = {service: migrate.apply(service, found.migration_urls[service], say_aside) for service in services}
+        applied = {}
+        for service in services:
+            applied[service] = migrate.apply(service, found.migration_urls[service], say_aside)
+            if grant and not found.embedded:
+                migrate.grant(service, found.migration_urls[service], found.service_urls[service])
         if found.embedded:
             found.embedded.grant(services, afresh=False)
-        elif grant:
-            for service in services:
-                migrate.grant(service, found.migration_urls[service], found.service_urls[service])
     lines = [f"{service}: {len(revisions)} applied" for service, revisions in applied.items()]
     show(applied, lines, as_json=as_json)
 

@@ -7,11 +7,13 @@ password_of() {
     cat "${VV_PASSWORDS:-/run/secrets}/database-password-$1"
 }
 
-{
-    echo "CREATE USER 'migrate'@'%' IDENTIFIED BY '$(password_of migrate)' REQUIRE X509;"
-    for service in order inventory payment; do
-        echo "CREATE DATABASE IF NOT EXISTS ${service}_db CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;"
-        echo "CREATE USER '$service'@'%' IDENTIFIED BY '$(password_of $service)' REQUIRE X509;"
-        echo "GRANT ALL PRIVILEGES ON ${service}_db.* TO 'migrate'@'%' WITH GRANT OPTION;"
-    done
-} | docker_process_sql
+migrate=$(password_of migrate)
+docker_process_sql <<< "CREATE USER 'migrate'@'%' IDENTIFIED BY '$migrate' REQUIRE X509;"
+for service in order inventory payment; do
+    password=$(password_of "$service")
+    docker_process_sql <<- SQL
+	CREATE DATABASE IF NOT EXISTS ${service}_db CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+	CREATE USER '$service'@'%' IDENTIFIED BY '$password' REQUIRE X509;
+	GRANT ALL PRIVILEGES ON ${service}_db.* TO 'migrate'@'%' WITH GRANT OPTION;
+	SQL
+done
