@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.image import dockerfile
+from tests.image.accounts import make_accounts
 from tests.image.build import build, download, make_base
 from tests.image.container import Container
 from tests.image.dockerfile import Stage
@@ -55,11 +55,9 @@ def _check(python: Path, base: Path, folder: Path, started: list[Container]) -> 
 
     secrets = folder / "secrets"
     certs.ensure(secrets)
-    for name in ("order", "inventory", "payment", "migrate"):
-        (secrets / f"database-password-{name}").write_text(_PASSWORD)
     server = Mariadb(folder / "database", free_port(), secrets)
     with server.running(_say):
-        _make_accounts(server, secrets)
+        make_accounts(server, secrets, _PASSWORD)
         _readable(secrets)
         _run(root, stages[-1], secrets, server, folder, started)
 
@@ -84,20 +82,6 @@ def _inspect(root: Path) -> None:
     assert not own, f"somebody could change: {own[:200]}"
     size = subprocess.run(["du", "-sm", "opt/vv"], cwd=root, capture_output=True, text=True, check=True).stdout
     _say(f"/opt/vv has {size.split()[0]} MB; no pip, no compiler; all of it is compiled, and only root may change it.")
-
-
-def _make_accounts(server: Mariadb, secrets: Path) -> None:
-    """As the MariaDB image does it, which gives its scripts a function that runs SQL as root."""
-    script = ROOT / "deploy" / "database" / "accounts.sh"
-    client = Path(__file__).with_name("sql.py")
-    subprocess.run(
-        ["bash", "-euc", f'docker_process_sql() {{ "$PYTHON" "$CLIENT"; }}; . {script}'],
-        env={
-            **os.environ, "PYTHON": sys.executable, "CLIENT": str(client), "VV_PASSWORDS": str(secrets),
-            "SOCKET": str(server.socket), "ROOT_PASSWORD": server.passwords["root"],
-        },
-        check=True,
-    )  # fmt: skip
 
 
 def _run(root: Path, image: Stage, secrets: Path, server: Mariadb, folder: Path, started: list[Container]) -> None:
