@@ -25,6 +25,7 @@ class ServiceAddress:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
+        # Not a coroutine: asyncio would complain of those that are cancelled.
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         try:
             yield
@@ -34,30 +35,19 @@ class ServiceAddress:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
         self._running.add(task)
-        try:
-            with contextlib.suppress(OSError):
-                await self._serve(reader, writer)
-        finally:
-            self._running.discard(task)
-            writer.close()
+        task.add_done_callback(self._running.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         endpoints = sorted(self.endpoints)
         port = endpoints[next(self._turn) % len(endpoints)]
         self.connections[port] = self.connections.get(port, 0) + 1
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
-        try:
-            async with asyncio.TaskGroup() as both:
-                both.create_task(_pump(reader, inner_writer))
-                both.create_task(_pump(inner_reader, writer))
-        except* OSError:
-            pass
-        finally:
-            inner_writer.close()
+        with contextlib.closing(writer), contextlib.suppress(OSError):
+            inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+            with contextlib.closing(inner_writer):
+                await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

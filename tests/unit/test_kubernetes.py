@@ -1,4 +1,4 @@
-"""The manifests for Kubernetes, as the overlays make them: valid, locked down, and true to the rest of the repository."""
+"""The manifests for Kubernetes, as the overlays make them: valid, locked down, and true to the rest of the project."""
 
 import os
 import re
@@ -223,8 +223,8 @@ def test_the_network_lets_nothing_else_through(overlay: str) -> None:
     assert policies["nothing-else"]["spec"] == closed
     expected = {"nothing-else", "gateway", *SERVICES, "names", "databases", "outside", "monitoring"}
     assert policies.keys() == expected | ({"database"} if overlay == "dev" else set())
-    selected = [values for values in re.findall(rf"{NAME}: ([\w-]+)", rendered(overlay))]
-    assert set(selected) <= pods(overlay).keys()
+    selected = set(re.findall(rf"{NAME}: ([\w-]+)", rendered(overlay)))
+    assert selected <= pods(overlay).keys()
     for name in ("databases", "outside", "monitoring"):
         [expression] = policies[name]["spec"]["podSelector"]["matchExpressions"]
         assert set(expression["values"]) == {*SERVICES} | ({"migrate"} if name == "databases" else set())
