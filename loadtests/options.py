@@ -13,9 +13,9 @@ class Options:
 
     inventory_url: str
     payment_url: str
-    tls_certificate: str
-    tls_key: str
-    tls_ca: str
+    client_certificate: str
+    client_key: str
+    client_ca: str
     sku_tag: str
     stock: int
     catalogue: int
@@ -48,14 +48,14 @@ class Options:
         try:
             options.tls_context()
         except OSError as error:
-            raise ArgumentTypeError(f"The --tls files cannot be used: {error}.") from None
+            raise ArgumentTypeError(f"The --client files cannot be used: {error}.") from None
         return options
 
     def tls_context(self) -> ssl.SSLContext:
         """For connections to services that have TLS: both ends verified. Raises OSError."""
-        context = ssl.create_default_context(cafile=self.tls_ca or None)
-        if self.tls_certificate or self.tls_key:
-            context.load_cert_chain(self.tls_certificate, self.tls_key)
+        context = ssl.create_default_context(cafile=self.client_ca or None)
+        if self.client_certificate or self.client_key:
+            context.load_cert_chain(self.client_certificate, self.client_key)
         return context
 
 
@@ -138,8 +138,8 @@ def add_options(parser: Any) -> None:
         flag = f"--{name}-url"
         parser.add_argument(flag, default=default, env_var=variable, type=base_url, metavar="URL", help=text)
     for name, what in _TLS.items():
-        text, variable = f"{what}; needed where the services have TLS.", f"LOAD_TLS_{name.upper()}"
-        parser.add_argument(f"--tls-{name}", default="", env_var=variable, metavar="FILE", help=text)
+        text, variable = f"{what}; needed where the services have TLS.", f"LOAD_CLIENT_{name.upper()}"
+        parser.add_argument(f"--client-{name}", default="", env_var=variable, metavar="FILE", help=text)
     text = "End of the names of the run's SKUs, random unless given; what exists already is sold on as it is."
     parser.add_argument("--sku-tag", default="", metavar="TAG", help=text)
     for flag, number in _NUMBERS.items():
