@@ -23,6 +23,9 @@ _SLOW_AFTER_S = 0.1
 # Batches on their way at once, however many of them wait. More than the failures that open a circuit breaker.
 _RUNNING_MAX = 64
 
+# Refusals that no item of a batch is to blame for.
+_ABOUT_THE_CALLER = (401, 403)
+
 RunBatch = Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]]
 
 
@@ -51,7 +54,7 @@ async def run_in_halves(run: RunBatch[Item, Result], items: Sequence[Item]) -> S
     try:
         return await _run(run, [*items])
     except Exception as error:
-        is_outage = isinstance(error, ServiceError) and not error.is_refusal
+        is_outage = isinstance(error, ServiceError) and (not error.is_refusal or error.status in _ABOUT_THE_CALLER)
         if len(items) == 1 or is_outage:
             return [error] * len(items)
     middle = len(items) // 2

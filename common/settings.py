@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, ClassVar, Literal, NoReturn, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -11,6 +11,9 @@ from common import oidc
 from common.contracts.base import BATCH_MAX
 from common.database_url import parse_database_url
 from common.settings_sources import FilesOfSecrets, SettingMistake, SharedVariables
+
+# How a URL begins behind which nothing is encrypted.
+PLAIN = "http:"
 
 S = TypeVar("S", bound="ServiceSettings")
 
@@ -85,6 +88,9 @@ class ServiceSettings(BaseSettings):
     )
     drain_timeout_s: float = Field(20.0, ge=0, description="seconds that running requests get to finish after SIGTERM")
 
+    # The settings that name those whom this service calls.
+    calls: ClassVar[tuple[str, ...]] = ()
+
     @property
     def is_open(self) -> bool:
         """Whether nobody is asked who he is."""
@@ -104,6 +110,9 @@ class ServiceSettings(BaseSettings):
             found |= dict.fromkeys(
                 (name for name in tls if not tls[name]), "is needed, too, where one of the TLS files is set"
             )
+        plain = [name for name in self.calls if str(getattr(self, name) or "").startswith(PLAIN)]
+        if self.tls_ca is not None:
+            found |= dict.fromkeys(plain, "must begin with https, as the TLS files are set")
         if self.is_open and self.auth != "off":
             how = "set AUTH_ISSUER, or TLS_CERTIFICATE, TLS_KEY and TLS_CA"
             if self.auth == "on":

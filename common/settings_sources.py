@@ -28,7 +28,8 @@ def secret_in(environment: Mapping[str, Any], variable: str) -> str | None:
         return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise SettingMistake(f"{variable}_FILE: {path} cannot be read: {reason}") from None
+        # Without its name, which is the secret itself if somebody took this variable for the other one.
+        raise SettingMistake(f"{variable}_FILE: the file cannot be read: {reason}") from None
 
 
 class FilesOfSecrets(EnvSettingsSource):

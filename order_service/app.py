@@ -79,8 +79,13 @@ def routes(handlers: Handlers) -> list[Route]:
 
 
 def own_tokens(settings: Settings) -> ClientCredentials | None:
-    """The tokens with which this service calls the others, if it is to have any."""
-    if settings.auth_issuer is None or settings.auth_client_id is None or settings.auth_client_secret is None:
+    """The tokens with which this service calls the others, if it is to have any: a certificate is enough."""
+    if (
+        settings.tls_ca is not None
+        or settings.auth_issuer is None
+        or settings.auth_client_id is None
+        or settings.auth_client_secret is None
+    ):
         return None
     secret = settings.auth_client_secret.get_secret_value()
     return ClientCredentials(settings.auth_issuer, settings.auth_client_id, secret)

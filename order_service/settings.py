@@ -46,9 +46,17 @@ class Settings(ServiceSettings):
     retry_most_s: float = Field(30.0, gt=0, description="seconds between two attempts at the most")
     crash_point: str | None = Field(None, description="for tests: the named point at which the process kills itself")
 
+    calls = ("inventory_url", "payment_url")
+
     @property
     def doubts(self) -> list[str]:
-        return super().doubts + lease_in_doubt(self, "lease_s", "call_timeout_s")
+        found = super().doubts + lease_in_doubt(self, "lease_s", "call_timeout_s")
+        if not self.is_open and self.tls_ca is None and self.auth_client_id is None:
+            found.append(
+                "ORDER_AUTH_CLIENT_ID and ORDER_AUTH_CLIENT_SECRET are not set: where the others ask who calls, "
+                "no order gets its stock."
+            )
+        return found
 
     @property
     def contradictions(self) -> dict[str, str]:

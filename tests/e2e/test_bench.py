@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Servers, wait_until
-from tests.processes import free_port
+from tests.processes import free_port_offset
 
 
 class Bench:
@@ -22,7 +22,7 @@ class Bench:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        offset = str(free_port() % 20_000 + 1_000)
+        offset = str(free_port_offset())
         self._process = subprocess.Popen(
             [sys.executable, "-m", "vv", "bench", "--data-dir", self.folder, "--port-offset", offset, *arguments],
             stdout=subprocess.PIPE,
@@ -61,6 +61,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made.end()
 
 
+@pytest.mark.alone
 def test_group_commit_on_and_off_and_the_floor(bench: Bench) -> None:
     """Every run adds up; figures, CPU and memory of each process come out; data folders and processes are gone."""
     code, output, errors = bench.run(
