@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pymysql.err import MySQLError
 
+from common import tracing
 from common.connections import Connections
 from common.context import seconds_left
 from common.database_url import parse_database_url
@@ -100,13 +101,14 @@ class Database:
         was_lost = False
         for run in range(1, _RUNS_AT_MOST + 1):
             try:
-                async with self._cursor() as cursor:
-                    tx = Transaction(cursor, is_rerun=run > 1, was_lost=was_lost)
-                    tx.defer("BEGIN")
-                    result = await work(tx)
-                    if not tx.is_committed:
-                        await tx.commit()
-                    return result
+                with tracing.span("transaction", "CLIENT", {"vv.transaction.run": run}) as span:
+                    async with self._cursor() as cursor:
+                        tx = Transaction(cursor, is_rerun=run > 1, was_lost=was_lost, span=span)
+                        tx.defer("BEGIN")
+                        result = await work(tx)
+                        if not tx.is_committed:
+                            await tx.commit()
+                        return result
             except (MySQLError, OSError, TimeoutError) as error:
                 errno = _errno(error)
                 if errno not in _RUN_AGAIN or run == _RUNS_AT_MOST:
@@ -120,8 +122,9 @@ class Database:
     async def read(self, query: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run plain reads, each seeing what is committed when it starts. Raises as :meth:`transaction` does."""
         try:
-            async with self._cursor() as cursor:
-                return await query(Transaction(cursor))
+            with tracing.span("read", "CLIENT") as span:
+                async with self._cursor() as cursor:
+                    return await query(Transaction(cursor, span=span))
         except (MySQLError, OSError, TimeoutError) as error:
             raise _as_service_error(error) from error
 

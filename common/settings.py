@@ -54,6 +54,14 @@ class ServiceSettings(BaseSettings):
     tls_ca: Path | None = Field(
         None, description="file with the CA of all services; with these three every connection needs certificates"
     )
+    trace_endpoint: str | None = Field(
+        None,
+        pattern=BASE_URL,
+        description="base URL of a collector of traces (OTLP over HTTP); no traces are made if not set",
+    )
+    trace_sample_ratio: float = Field(
+        0.1, ge=0, le=1, description="share of the traces that begin here that are recorded; a caller decides about his"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level to log")
 
     pool_size_max: int = Field(16, ge=1, le=1024, description="database connections at the most, of each worker")

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
-_SHARED = ("auth", "tls_")
+_SHARED = ("auth", "tls_", "trace_")
 
 
 class SettingMistake(Exception):

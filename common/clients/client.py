@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from uuid_utils import uuid7
 from yarl import URL
 
-from common import context
+from common import context, tracing
 from common.clients.breaker import CircuitBreaker
 from common.clients.credentials import Credentials, fixed
 from common.clients.replies import read_reply
@@ -110,6 +110,19 @@ class AsyncClient:
 
         A call that is not idempotent is repeated only if it certainly did not reach the server.
         """
+        with tracing.span(f"{method} {path}", "CLIENT"):
+            return await self._repeat(method, path, contract, body, query, headers, is_idempotent)
+
+    async def _repeat(
+        self,
+        method: str,
+        path: str,
+        contract: type[M],
+        body: BaseModel | None,
+        query: BaseModel | None,
+        headers: Mapping[str, str] | None,
+        is_idempotent: bool,
+    ) -> M:
         deadline = time.monotonic() + context.seconds_left(self._timeout_s)
         all_headers = _context_headers()
         if headers is not None:
