@@ -20,10 +20,12 @@ CA = "ca"
 OPERATOR = "operator"
 # Asks the services for their metrics, which everybody may who has a certificate.
 PROMETHEUS = "prometheus"
-NAMES = ("order", "inventory", "payment", "gateway", OPERATOR, PROMETHEUS, "payment-gateway", "database")
+# Reaches the databases, and nobody else.
+MIGRATE = "migrate"
+NAMES = ("order", "inventory", "payment", "gateway", OPERATOR, PROMETHEUS, "payment-gateway", "database", MIGRATE)
 DAYS = 365
 
-_CLIENTS = (OPERATOR, PROMETHEUS)
+_CLIENTS = (OPERATOR, PROMETHEUS, MIGRATE)
 _CA_VALID = timedelta(days=3650)
 # Made anew when no more than this is left of its life: time enough for everybody to come by and take the new one.
 _SHARE_LEFT_MIN = 1 / 3
