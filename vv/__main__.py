@@ -8,6 +8,7 @@ from vv.commands_api import order, payment, stock
 from vv.commands_audit import audit_command
 from vv.commands_bench import bench
 from vv.commands_certs import certs_command
+from vv.commands_compare import compare_command
 from vv.commands_config import config_command
 from vv.commands_demo import demo
 from vv.commands_gateway import gateway
@@ -42,6 +43,7 @@ for command in (
     payment,
     audit_command,
     bench,
+    compare_command,
     gateway,
     certs_command,
     config_command,
