@@ -56,7 +56,7 @@ hooks: $(VENV)/.dev $(VENV)/.hooks ## Have git check each commit: style, types, 
 	@$(VENV)/bin/pre-commit install
 
 dist: $(VENV)/.runtime ## Build sdist and wheel into dist/
-	@rm -rf dist
+	@rm -rf dist build *.egg-info
 	# With the setuptools that is pinned. Both carry the time of the commit, so that whoever builds it gets the same wheel.
 	export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct)
 	for kind in sdist wheel; do

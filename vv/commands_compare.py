@@ -56,12 +56,14 @@ def compare_command(
 
     Exit code: 0 head is as fast, 1 it is slower or a run gave no result, 2 wrong usage, 3 it could not be measured.
     """
+    checkouts = {"base": base, "head": head}
     documents = []
     for number in range(1, rounds + 1):
-        order = [base, head] if number % 2 else [head, base]
-        say_aside(f"Round {number} of {rounds}.")
-        found = {checkout: _measured(checkout, seconds, only) for checkout in order}
-        documents.append((found[base], found[head]))
+        found = {}
+        for version in ("base", "head") if number % 2 else ("head", "base"):
+            say_aside(f"Round {number} of {rounds}: {version}.")
+            found[version] = _measured(checkouts[version], seconds, only)
+        documents.append((found["base"], found["head"]))
     results = comparison.compared(documents)
     nothing = comparison.no_results(documents)
     short = comparison.slower(results, least_ratio)
