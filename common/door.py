@@ -8,7 +8,8 @@ at the bytes.
 import asyncio
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 from uuid_utils import uuid7
 
@@ -30,7 +31,7 @@ _LOG_EVERY_S = 1.0
 
 
 class Door:
-    """Lets ``at_most`` requests in at once. Whoever is let in is counted in ``in_flight``.
+    """Lets ``at_most`` requests in at once; those are counted in ``in_flight`` that are :meth:`inside`.
 
     :param open_to_all: paths to which everybody is let in at any time
     :param known: paths that are told apart in the metrics, as routes have them (``/orders/{order_id}``)
@@ -47,6 +48,20 @@ class Door:
     @property
     def is_full(self) -> bool:
         return self.in_flight >= self._at_most
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """For the time in which a request is worked at. Raises Overloaded.
+
+        It has come as a whole by then: whoever sends slowly takes nobody's place.
+        """
+        if self.is_full:
+            raise self.refusal()
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
 
     def refusal(self) -> Overloaded:
         return Overloaded(f"{self._at_most} requests are being answered already.", retry_after_s=_RETRY_AFTER_S)

@@ -1,4 +1,4 @@
-"""What happens around every request: its id, its log line and metrics, its errors, its limits."""
+"""What happens around every request: its id, its log line and metrics, its errors."""
 
 import asyncio
 import json
@@ -15,7 +15,6 @@ from prometheus_client import Counter, Histogram
 from uuid_utils import uuid7
 
 from common import context, errors
-from common.door import Door
 from common.telemetry import Metrics, log
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -115,26 +114,6 @@ def problem_response(error: errors.ServiceError, headers: dict[str, str] | None 
         body=json.dumps(error.to_problem(context.request_id.get())).encode(),
         headers={hdrs.CONTENT_TYPE: errors.PROBLEM_CONTENT_TYPE, **headers},
     )
-
-
-def limit_in_flight(door: Door) -> Middleware:
-    """Refuse what could only queue, as far as the door has not done so already, and what nobody waits for any more."""
-
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in UNLOGGED:
-            return await handler(request)
-        if door.is_full:
-            raise door.refusal()
-        if context.seconds_left(1) == 0:
-            raise errors.DeadlineExceeded("The deadline had passed when the request arrived.")
-        door.in_flight += 1
-        try:
-            return await handler(request)
-        finally:
-            door.in_flight -= 1
-
-    return middleware
 
 
 def malformed_http(message: str | None) -> web.Response:

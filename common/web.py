@@ -10,7 +10,7 @@ from typing import Any, Generic, Self, TypeVar
 from aiohttp import hdrs, web
 from pydantic import BaseModel, ValidationError
 
-from common import errors, middleware, openapi
+from common import context, errors, middleware, openapi
 from common.contracts.access import ANYBODY, Access, Caller
 from common.contracts.base import Outcome, Outcomes, Problem, View
 from common.door import Door
@@ -119,7 +119,6 @@ def make_app(
         middlewares=[
             middleware.observe(metrics, draining),
             middleware.answer_errors,
-            middleware.limit_in_flight(door),
         ],
         client_max_size=BATCH_BODY_BYTES_MAX,
     )
@@ -128,7 +127,7 @@ def make_app(
     app[METRICS] = metrics
     app[SECURITY] = security
     for route in routes:
-        app.router.add_route(route.method, route.path, _as_aiohttp_handler(route, security.guard))
+        app.router.add_route(route.method, route.path, _as_aiohttp_handler(route, door, security.guard))
     _add_health(app, why_not_ready)
     openapi.add_docs(app, openapi.document(title, routes, is_guarded=security.guard is not None))
 
@@ -140,8 +139,14 @@ def make_app(
     return app
 
 
-def _as_aiohttp_handler(route: Route, guard: Guard | None) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _as_aiohttp_handler(
+    route: Route, door: Door, guard: Guard | None
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
+        if door.is_full:
+            raise door.refusal()
+        if context.seconds_left(1) == 0:
+            raise errors.DeadlineExceeded("The deadline had passed when the request arrived.")
         caller = ANYBODY
         if guard is not None:
             caller = await guard.admit(request, route.access)
@@ -149,7 +154,8 @@ def _as_aiohttp_handler(route: Route, guard: Guard | None) -> Callable[[web.Requ
         body = await _parse_body(request, route) if route.body else None
         query = _parse_query(request, route)
         headers = _validate(route.headers, _known_headers(route.headers, request)) if route.headers else None
-        reply = await route.handler(Call(body, query, headers, caller))
+        with door.inside():
+            reply = await route.handler(Call(body, query, headers, caller))
         if isinstance(reply.body, ServiceError):
             return middleware.problem_response(reply.body, reply.headers)
         return web.Response(

@@ -16,6 +16,8 @@ from vv.audit_facts import Books
 from vv.databases import SERVICES, Databases
 from vv.mariadb import Mariadb
 
+pytest_plugins = ["tests.taking_turns"]
+
 MakeSku = Callable[..., Awaitable[str]]
 Audit = Callable[[], Awaitable[Report]]
 

@@ -19,6 +19,7 @@ from tests.processes import free_port
 from vv import apt, nginx_program
 from vv.front_door import FrontDoor
 from vv.output import say_aside
+from vv.process import leashed
 
 _READY_WITHIN_S = 20.0
 # No test is about these unless it says so.
@@ -52,7 +53,7 @@ class FrontDoorProcess(Server):
         """Start it, and wait until it answers."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.door.command(), stdout=log, stderr=log, env=os.environ, start_new_session=True
+                leashed(self.door.command()), stdout=log, stderr=log, env=os.environ, start_new_session=True
             )
         deadline = time.monotonic() + _READY_WITHIN_S
         while not self.is_ready():
@@ -67,10 +68,10 @@ class FrontDoorProcess(Server):
         except OSError:
             return False
 
-    def stop(self) -> int:
-        """Let it finish what it is at; the exit code."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """SIGTERM, which cuts off running requests; the exit code."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(number)
         return self._process.wait(20)
 
     def connect(self) -> socket.socket:

@@ -134,6 +134,6 @@ class Services:
         return self
 
     def stop(self) -> None:
-        for service in reversed(self.all):
-            if service._process is not None and service.process.poll() is None:
-                service.stop()
+        running = [service for service in self.all if service._process and service.process.poll() is None]
+        with ThreadPoolExecutor(len(self.all)) as pool:
+            list(pool.map(ServiceProcess.stop, running))

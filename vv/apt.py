@@ -4,10 +4,13 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 
 from vv.errors import Unavailable
 from vv.output import Say
+
+_LOCKED_FOR_S = 120
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,13 @@ def install(package: Package, say: Say) -> None:
         raise Unavailable(f"{package.missing} {package.what_to_do}")
     # In run level 1 (single user) packages start no server of their own when they are installed.
     environment = ["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1"]
-    apt = [*become_root, "env", *environment, apt_get, "-qq", "-o", "DPkg::Lock::Timeout=120"]
+    waiting = ["-o", f"DPkg::Lock::Timeout={_LOCKED_FOR_S}"]
+    apt = [*become_root, "env", *environment, apt_get, "-qq", *waiting]
     say(package.missing)
     known = _known_name(package)
     if known is None:
         say("Updating the package lists.")
-        _run([*apt, "update"], package)
+        _update(apt, package)
         known = _known_name(package) or package.name
     say(f"Installing the Debian package {known}.")
     command = [*apt, "install", "-y", "--no-install-recommends", known]
@@ -41,7 +45,7 @@ def install(package: Package, say: Say) -> None:
     except Unavailable:
         # The lists may name a version that the mirror has replaced since.
         say("That failed; updating the package lists and trying again.")
-        _run([*apt, "update"], package)
+        _update(apt, package)
         _run(command, package)
 
 
@@ -60,6 +64,18 @@ def _known_name(package: Package) -> str | None:
     search = ["apt-cache", "search", "--names-only", f"^{re.escape(package.name)}(-[0-9.]+)?$"]
     found = subprocess.run(search, capture_output=True, text=True, check=False).stdout.splitlines()
     return min((line.split()[0] for line in found), key=len, default=None)
+
+
+def _update(apt: list[str], package: Package) -> None:
+    """Update the package lists; while somebody else does, wait. apt waits by itself for other locks only."""
+    deadline = time.monotonic() + _LOCKED_FOR_S
+    while True:
+        try:
+            return _run([*apt, "update"], package)
+        except Unavailable as error:
+            if "Could not get lock" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(1)
 
 
 def _run(command: list[str], package: Package) -> None:

@@ -573,7 +573,9 @@ class TestUnderConcurrency:
             answers = list(
                 pool.map(lambda n: staff.payment.post("/payments/refund", {**refund, "request_id": f"r{n}"}), range(16))
             )
-        assert Counter(answer.status for answer in answers) == {200: 7, 409: 9}
+        # 202 while another one is on its way.
+        assert Counter(answer.status < 300 for answer in answers) == {True: 7, False: 9}
+        assert {answer.status for answer in answers} <= {200, 202, 409}
         stack.books.settle()
         assert sum(amount for kind, amount in stack.books.gateway(order_id) if kind == "refund") == 700
 

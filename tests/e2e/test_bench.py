@@ -61,6 +61,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made.end()
 
 
+@pytest.mark.alone
 def test_group_commit_on_and_off_and_the_floor(bench: Bench) -> None:
     """Every run adds up; figures, CPU and memory of each process come out; data folders and processes are gone."""
     code, output, errors = bench.run(

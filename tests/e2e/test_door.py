@@ -144,6 +144,18 @@ def test_a_connection_lives_on_after_a_refusal(narrow: Server, servers: Servers,
     assert 'route="/inventory/decrease",status="503"' in narrow.get("/metrics").body.decode()
 
 
+def test_who_sends_slowly_takes_nobodys_place(narrow: Server, servers: Servers) -> None:
+    """A request counts from when it is there as a whole: half bodies keep nobody else out."""
+    sku = servers.new_sku(10)
+    host, port = narrow.url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as connections:
+        for _ in range(20):
+            slow = connections.enter_context(socket.create_connection((host, int(port)), 10))
+            slow.sendall(POST + b"\r\n" + BODY[:5])
+        for _ in range(5):
+            assert narrow.post("/inventory/decrease", {"sku": sku, "quantity": 1}).status == 200
+
+
 def test_the_rest_of_a_request_is_not_taken_for_another(narrow: Server, servers: Servers, books: Books) -> None:
     """Its beginning came together with the request before it, and its rest looks like a request of its own."""
     sku = servers.new_sku(10)

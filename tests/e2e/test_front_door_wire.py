@@ -16,6 +16,7 @@ from tests.e2e.raw import Answer, Server, assert_problem, read_answer
 from tests.front_door import FrontDoorProcess, Upstream, answers_ok
 from tests.processes import Services
 from vv.databases import Databases
+from vv.front_door import Nginx
 
 SERVICES = ("order", "inventory", "payment")
 # Ten seconds, and something for a machine that has other things to do.
@@ -100,6 +101,18 @@ class TestRepeating:
             assert door.get("/orders").status == 200
         assert len(upstream.requests) == 20
         assert len(upstream.connections) < 10
+        upstream.close()
+
+    def test_who_is_told_to_end_finishes(self, make_door: MakeDoor) -> None:
+        """As ``vv up`` tells it: no new connections, but the answer to what was asked."""
+        upstream = Upstream(lambda head, n: time.sleep(1) or answers_ok(head, n))  # type: ignore[func-returns-value]
+        door = make_door(dict.fromkeys(SERVICES, upstream.url))
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(door.get, "/orders")
+            wait_until(lambda: bool(upstream.requests), 5)
+            assert door.stop(Nginx.stop_signal) == 0
+            assert answer.result().status == 200
+        assert not door.is_ready()
         upstream.close()
 
     def test_a_services_own_answers_are_passed_on(self, make_door: MakeDoor) -> None:

@@ -69,7 +69,7 @@ def with_open_doors(open_services: Services, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def without_token(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    return run_all(guarded.services, tmp_path_factory.mktemp("st"), "--phases=examples,coverage,fuzzing")
+    return run_all(guarded.services, tmp_path_factory.mktemp("st"), "--phases=examples,coverage")
 
 
 @pytest.fixture(scope="module")

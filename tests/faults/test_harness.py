@@ -1,6 +1,7 @@
 """A short run of the fault harness, and that it turns red when a safety mechanism is gone."""
 
 import ast
+import os
 import random
 import subprocess
 import sys
@@ -24,7 +25,8 @@ from tests.faults.harness.shop import PROFILES, Shop
 
 # Noticed within seconds, by the buyers' log alone.
 QUICK = ("unique key of the stock ledger", "unknown charge is not declined")
-FRESH = random.SystemRandom().randint(1_000, 999_999)
+# The same in all processes of a run, or they would collect different tests.
+FRESH = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).randint(1_000, 999_999)
 # 6: the clock of the database was set back by an hour, and what was under way waited for an hour.
 SHORT_RUNS = [
     Plan(6, seconds=8, buyers=48, per_second=80, faults=("clock-database", "kill-order")),

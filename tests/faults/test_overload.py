@@ -94,6 +94,7 @@ async def overload(services: Services, load: Load) -> Seen:
     )
 
 
+@pytest.mark.alone
 async def test_three_times_the_capacity(shop: Services, load: Load) -> None:
     """Four fifths of the peak are completed, the rest is told soon to come again, memory stays bounded, and two
     seconds after the load latency is what it was."""

@@ -31,7 +31,7 @@ def healed(services: Services) -> Iterator[None]:
     yield
     for service in services.all:
         if not service.is_as_usual and service.process.poll() is None:
-            service.stop()
+            service.kill()
         if service.process.poll() is not None:
             service.start()
 
@@ -72,7 +72,7 @@ async def test_order_ends_after_a_kill_at(
 ) -> None:
     """An order whose service is killed half-way ends as if nothing had happened: stock and money agree."""
     sku = await make_sku(10)
-    services.order.stop()
+    services.order.kill()
     services.order.start(ORDER_CRASH_POINT=point)
 
     async with AsyncOrderClient(services.order.url, retry=ONE_ATTEMPT) as orders:
@@ -99,7 +99,7 @@ async def test_order_ends_although_the_database_clock_was_set_back(
     """A lease of an hour, which a clock that was an hour fast has left behind, keeps nobody from going on."""
     sku = await make_sku(10)
     process = getattr(services, service)
-    process.stop()
+    process.kill()
     process.start(**{f"{service.upper()}_CRASH_POINT": point})
 
     async with AsyncOrderClient(services.order.url, retry=ONE_ATTEMPT) as orders:
@@ -126,7 +126,7 @@ async def test_cancellation_ends_after_a_kill_at(
 ) -> None:
     """A cancellation that was decided is carried out to its end, once, by whoever comes after the kill."""
     sku = await make_sku(10)
-    services.order.stop()
+    services.order.kill()
     services.order.start(ORDER_CRASH_POINT=point)
 
     async with AsyncOrderClient(services.order.url, retry=ONE_ATTEMPT) as orders:
@@ -156,7 +156,7 @@ async def test_order_is_charged_once_after_the_payment_service_is_killed_at(
 ) -> None:
     """The order waits until somebody knows whether it was charged, and is charged exactly once."""
     sku = await make_sku(10)
-    services.payment.stop()
+    services.payment.kill()
     services.payment.start(PAYMENT_CRASH_POINT=point)
 
     placing = asyncio.create_task(orders.create(user_id=sku, sku=sku, total_amount=700))
@@ -180,7 +180,7 @@ async def test_refund_is_made_once_after_the_payment_service_is_killed(
     """A refund that the gateway made, but nobody wrote down, is not made again."""
     sku = await make_sku(10)
     placed = await orders.create(user_id=sku, sku=sku, total_amount=700)
-    services.payment.stop()
+    services.payment.kill()
     services.payment.start(PAYMENT_CRASH_POINT="refunded")
 
     cancelling = asyncio.create_task(orders.cancel(placed.order_id))

@@ -71,7 +71,7 @@ async def test_nobody_waits_for_a_renewal(
     for _ in range(6):
         started = time.monotonic()
         assert await own.token() == old
-        assert time.monotonic() - started < 0.1
+        assert time.monotonic() - started < 0.4
         await asyncio.sleep(0.05)
     process.behave(mode="up")
     async with asyncio.timeout(5):
@@ -85,7 +85,7 @@ async def test_a_failure_is_everybodys(process: IssuerProcess, own: ClientCreden
     before, started = process.asked("discovery"), time.monotonic()
     outcomes = await asyncio.gather(*(own.token() for _ in range(50)), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {ServiceUnavailable}
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
     with pytest.raises(ServiceUnavailable):
         await own.token()
     assert process.asked("discovery") == before + 1

@@ -151,7 +151,7 @@ async def test_nobody_waits_for_an_issuer_that_hangs(process: IssuerProcess, tok
     await asyncio.sleep(0.05)
     started = time.monotonic()
     assert (await tokens.verify(known)).subject == "ann"
-    assert time.monotonic() - started < 0.1
+    assert time.monotonic() - started < 0.25
     assert not waiting.done()
     with pytest.raises(Unauthenticated):
         await waiting
