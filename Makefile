@@ -35,7 +35,7 @@ faults: $(VENV)/.dev ## Break everything while buyers shop, and check every prom
 		$(if $(MUTATIONS),--mutations) $(ARGS)
 
 test: $(VENV)/.dev ## Run every test
-	@$(VENV)/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
+	@$(VENV)/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.dev ## Check style and types
 	@$(VENV)/bin/ruff check .
@@ -78,8 +78,11 @@ lock: $(VENV)/.runtime ## Resolve the versions in requirements/ anew
 	}
 	compile runtime
 	compile load --extra load --constraint requirements/runtime.txt
+	# What the image has: the services with all that they can do.
+	compile image --extra discovery --extra otel --constraint requirements/load.txt
 	# The load tests are tested, too.
-	compile dev --extra test --extra lint --extra load --constraint requirements/load.txt
+	compile dev --extra test --extra lint --extra load --extra discovery --extra otel \
+		--constraint requirements/image.txt --constraint requirements/load.txt
 	compile hooks --extra hooks --constraint requirements/dev.txt
 
 clean: ## Remove .venv and caches; .data stays

@@ -22,6 +22,8 @@ class Certificates:
         self._contexts: list[tuple[ssl.SSLContext, Path]] = []
         self.server = self._new(ssl.PROTOCOL_TLS_SERVER, ca)
         self.server.verify_mode = ssl.CERT_REQUIRED
+        # With a ticket a certificate that has expired since would not be looked at again.
+        self.server.num_tickets = 0
         self.client = self._new(ssl.PROTOCOL_TLS_CLIENT, ca)
         self._seen = self._state()
 
@@ -51,7 +53,8 @@ class Certificates:
                 self._load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ca)
             for context, ca in self._contexts:
                 self._load_into(context, ca)
-        except OSError as error:
+        except Exception as error:
+            # Whatever it is: who stopped looking would go on with what expires.
             log.warning("certificates_not_usable", problem=str(error))
         else:
             self._seen = state

@@ -30,7 +30,7 @@ def parse_database_url(url: str, tls: ssl.SSLContext | None = None) -> dict[str,
     if "@" in f"{parts.path}{parts.query}{parts.fragment}":
         # What is taken for a host, a port or an option may be a piece of the password.
         raise ValueError(f"must {quoting}")
-    options = parse_qs(parts.query)
+    options = parse_qs(parts.query, keep_blank_values=True)
     unknown = options.keys() - {"unix_socket", *_TLS_FILES}
     if unknown:
         raise ValueError(f"has unknown options: {', '.join(sorted(unknown))}")
@@ -60,7 +60,8 @@ def _tls_of(files: dict[str, str]) -> ssl.SSLContext:
     if "ssl_ca" not in files or ("ssl_cert" in files) != ("ssl_key" in files):
         raise ValueError("must name ssl_ca, and ssl_cert and ssl_key together")
     try:
-        context = ssl.create_default_context(cafile=files["ssl_ca"])
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(files["ssl_ca"])
         if "ssl_cert" in files:
             context.load_cert_chain(files["ssl_cert"], files["ssl_key"])
     except OSError as error:

@@ -30,10 +30,10 @@ class Security:
         if settings.is_open:
             return cls(None, None, certificates)
         if settings.auth_issuer is None:
-            return cls(Guard(None), None, certificates)
+            return cls(Guard(None, by_certificate=True), None, certificates)
         issuer = Issuer(settings.auth_issuer)
         tokens = Tokens(issuer, audience=settings.auth_audience, skew_s=settings.auth_clock_skew_s)
-        return cls(Guard(tokens), issuer, certificates)
+        return cls(Guard(tokens, by_certificate=certificates is not None), issuer, certificates)
 
     @property
     def server_tls(self) -> ssl.SSLContext | None:
@@ -48,7 +48,9 @@ class Security:
     def client_tls_believing(self, ca: Path) -> ssl.SSLContext:
         """As ``client_tls``, for calls to somebody whose certificate is of another CA. Raises OSError."""
         if self._certificates is None:
-            return ssl.create_default_context(cafile=ca)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_verify_locations(ca)
+            return context
         return self._certificates.client_believing(ca)
 
     def why_not_ready(self) -> str | None:

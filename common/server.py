@@ -14,10 +14,10 @@ from typing import Any
 
 from aiohttp import web
 
-from common import worker_metrics
+from common import tracing, worker_metrics
 from common.door import is_whole
 from common.middleware import malformed_http
-from common.settings import S, ServiceSettings, read_settings, refuse_port
+from common.settings import S, ServiceSettings, read_settings, refuse_port, refuse_setting
 from common.telemetry import configure_logging, log
 from common.web import DOOR, DRAINING, SECURITY
 from common.workers import NUMBER_FLAG, supervise
@@ -44,7 +44,18 @@ def main(service: str, settings_class: type[S], make_app: Callable[[S], web.Appl
         raise SystemExit(supervise(settings))
     if worker is not None:
         worker_metrics.share_as(worker)
+    _trace(service, settings)
     run(make_app(settings), settings, is_worker=worker is not None)
+    tracing.shut_down()
+
+
+def _trace(service: str, settings: ServiceSettings) -> None:
+    if settings.trace_endpoint is None:
+        return
+    try:
+        tracing.configure(service, settings.trace_endpoint, settings.trace_sample_ratio)
+    except ImportError:
+        refuse_setting(settings, "trace_endpoint", "tracing is not installed; install vv-ecommerce with the extra otel")
 
 
 def run(app: web.Application, settings: ServiceSettings, *, is_worker: bool = False) -> None:
@@ -133,7 +144,13 @@ class _Site(web.TCPSite):
     @property
     def tls(self) -> dict[str, Any]:
         """As asyncio takes it."""
-        return {} if self._ssl_context is None else {"ssl": self._ssl_context, "ssl_handshake_timeout": _PATIENCE_S}
+        if self._ssl_context is None:
+            return {}
+        return {
+            "ssl": self._ssl_context,
+            "ssl_handshake_timeout": _PATIENCE_S,
+            "ssl_shutdown_timeout": _LINGER_S,
+        }
 
 
 async def _close_port(site: _Site, runner: web.AppRunner) -> None:
@@ -169,13 +186,15 @@ class _RequestHandler(web.RequestHandler):
     """aiohttp's connection handler, with problem documents also for bytes that are not a request, with a door, and
     without patience for clients that are slow, which is what aiohttp has no limits for."""
 
-    __slots__ = ("_door", "_draining", "_head_due", "_is_partial", "_reply_due")
+    __slots__ = ("_door", "_draining", "_head_due", "_is_new", "_is_partial", "_reply_due")
 
     def __init__(self, *args: Any, app: web.Application, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # The floor of the benchmark has none.
         self._door = app.get(DOOR)
         self._draining = app[DRAINING]
+        # Whether aiohttp has not begun to wait for the first request yet; over TLS, bytes may come before.
+        self._is_new = True
         # Whether the parser may hold the beginning of a request.
         self._is_partial = False
         # When the connection is cut, unless something happens before.
@@ -208,7 +227,8 @@ class _RequestHandler(web.RequestHandler):
             self._expect_head(began=False)
             return
         super().data_received(data)
-        self._expect_head(began=self._is_waiting())
+        self._is_new = self._is_new and self._waiter is None and not self._messages
+        self._expect_head(began=self._is_new or self._is_waiting())
         if self._door is not None:
             # Behind a request, in the same bytes or while it is being answered, the next one may have begun.
             self._is_partial = not was_idle or self._is_waiting() or not is_whole(data)

@@ -2,22 +2,30 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from common import oidc
+from common.base_url import check_base_url, check_nameserver
 from common.contracts.base import BATCH_MAX
 from common.database_url import parse_database_url
 from common.settings_names import names_in_doubt
 from common.settings_sources import FilesOfSecrets, SettingMistake, SharedVariables
 
+# How URLs begin behind which nothing is encrypted.
+PLAIN = ("http:", "srv+http:")
+
 S = TypeVar("S", bound="ServiceSettings")
 
-# What a setting that names another server must look like.
-BASE_URL = r"^https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#:@]+)(:[0-9]{1,5})?(/[^\s?#]*)?$"
+# Where another server is, and who knows that.
+BaseUrl = Annotated[str, AfterValidator(check_base_url)]
+Nameserver = Annotated[str, AfterValidator(check_nameserver)]
+NAMESERVER = (
+    "nameserver that knows the SRV records of URLs with `srv+`, such as `127.0.0.1:8600`; the system's if not set"
+)
 
 
 class ServiceSettings(BaseSettings):
@@ -53,6 +61,14 @@ class ServiceSettings(BaseSettings):
     tls_ca: Path | None = Field(
         None, description="file with the CA of all services; with these three every connection needs certificates"
     )
+    trace_endpoint: BaseUrl | None = Field(
+        None,
+        pattern="^http",
+        description="base URL of a collector of traces (OTLP over HTTP); no traces are made if not set",
+    )
+    trace_sample_ratio: float = Field(
+        0.1, ge=0, le=1, description="share of the traces that begin here that are recorded; a caller decides about his"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level to log")
 
     pool_size_max: int = Field(16, ge=1, le=1024, description="database connections at the most, of each worker")
@@ -87,6 +103,9 @@ class ServiceSettings(BaseSettings):
     )
     drain_timeout_s: float = Field(20.0, ge=0, description="seconds that running requests get to finish after SIGTERM")
 
+    # The settings that name those whom this service calls.
+    calls: ClassVar[tuple[str, ...]] = ()
+
     @property
     def is_open(self) -> bool:
         """Whether nobody is asked who he is."""
@@ -107,6 +126,9 @@ class ServiceSettings(BaseSettings):
             found |= dict.fromkeys(
                 (name for name in tls if not tls[name]), "is needed, too, where one of the TLS files is set"
             )
+        plain = [name for name in self.calls if str(getattr(self, name) or "").startswith(PLAIN)]
+        if self.tls_ca is not None:
+            found |= dict.fromkeys(plain, "must begin with https, as the TLS files are set")
         if self.is_open and self.auth != "off":
             how = "set AUTH_ISSUER, or TLS_CERTIFICATE, TLS_KEY and TLS_CA"
             if self.auth == "on":

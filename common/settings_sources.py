@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 # What the names of those settings begin with that may be set for all services at once.
-SHARED = ("auth", "tls_")
+SHARED = ("auth", "tls_", "trace_")
 
 Kind = Literal["default", "variable", "file", "variable for all services"]
 
@@ -22,7 +22,7 @@ class SettingMistake(Exception):
 class Origin:
     """Where the value of a setting comes from.
 
-    :param name: the variable, in capitals, or the file; None for a default
+    :param name: the variable, in capitals, or the file if it can be read; None for a default
     :param value: as it stands there; it may be secret
     """
 
@@ -45,7 +45,8 @@ def secret_in(environment: Mapping[str, Any], variable: str) -> str | None:
         return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise SettingMistake(f"{variable}_FILE: {path} cannot be read: {reason}") from None
+        # Without its name, which is the secret itself if somebody took this variable for the other one.
+        raise SettingMistake(f"{variable}_FILE: the file cannot be read: {reason}") from None
 
 
 class FilesOfSecrets(EnvSettingsSource):
@@ -94,7 +95,11 @@ def origins(settings_class: type[BaseSettings]) -> dict[str, Origin]:
     for name, value in EnvSettingsSource(settings_class)().items():
         found[name] = Origin("variable", f"{prefix}{name}".upper(), value)
     for name, value in FilesOfSecrets(settings_class)().items():
-        found[name] = Origin("file", environment[f"{prefix}{name}_FILE".lower()], value)
+        variable = f"{prefix}{name}_FILE".upper()
+        # The name of a file that is not there may be the secret itself.
+        found[name] = Origin(
+            "file", variable if isinstance(value, SettingMistake) else environment[variable.lower()], value
+        )
     return found
 
 

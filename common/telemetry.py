@@ -48,6 +48,9 @@ def configure_logging(service: str, level: str, worker: int | None = None) -> No
         request_id = context.request_id.get()
         if request_id is not None:
             event.setdefault("request_id", request_id)
+        trace = context.trace_context.get()
+        if trace is not None:
+            _, event["trace_id"], event["span_id"], _ = trace.split("-")
         return event
 
     shared: list[structlog.typing.Processor] = [

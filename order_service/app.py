@@ -79,8 +79,13 @@ def routes(handlers: Handlers) -> list[Route]:
 
 
 def own_tokens(settings: Settings) -> ClientCredentials | None:
-    """The tokens with which this service calls the others, if it is to have any."""
-    if settings.auth_issuer is None or settings.auth_client_id is None or settings.auth_client_secret is None:
+    """The tokens with which this service calls the others, if it is to have any: a certificate is enough."""
+    if (
+        settings.tls_ca is not None
+        or settings.auth_issuer is None
+        or settings.auth_client_id is None
+        or settings.auth_client_secret is None
+    ):
         return None
     secret = settings.auth_client_secret.get_secret_value()
     return ClientCredentials(settings.auth_issuer, settings.auth_client_id, secret)
@@ -93,10 +98,18 @@ def make_app(settings: Settings) -> web.Application:
     database = Database.from_settings(settings, metrics, security.client_tls)
     tokens = own_tokens(settings)
     inventory = AsyncInventoryClient(
-        settings.inventory_url, timeout_s=settings.call_timeout_s, token=tokens, tls=security.client_tls
+        settings.inventory_url,
+        timeout_s=settings.call_timeout_s,
+        token=tokens,
+        tls=security.client_tls,
+        nameserver=settings.nameserver,
     )
     payments = AsyncPaymentClient(
-        settings.payment_url, timeout_s=settings.call_timeout_s, token=tokens, tls=security.client_tls
+        settings.payment_url,
+        timeout_s=settings.call_timeout_s,
+        token=tokens,
+        tls=security.client_tls,
+        nameserver=settings.nameserver,
     )
     orders = Orders(database, settings.lease_s, order_metrics.count)
     let_go = LettingGo(orders, settings)

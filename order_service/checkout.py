@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from uuid_utils import uuid7
 
-from common import context
+from common import context, tracing
 from common.background import CrashPoints
 from common.batching import Batcher
 from common.clients import AsyncInventoryClient, AsyncPaymentClient
@@ -120,7 +120,8 @@ class Checkout:
         context.set_deadline(None)
         try:
             while step := self._steps.get(order.status):
-                order = await self._moves.submit(await step(order))
+                with tracing.span(f"step {order.status}", attributes={"vv.order_id": order.order_id}):
+                    order = await self._moves.submit(await step(order))
         except (LostRace, StillUnknown, ServiceError) as error:
             return await self._let_go.of(order, error)
         return order
@@ -132,7 +133,7 @@ class Checkout:
         """Wait for the charge of this order alone."""
         self._reached("inventory_reserved")
         try:
-            return _or_raise(settle(order, await self._payments.create(**order.charge.model_dump())))
+            return _or_raise(settle(order, await self._payments.create(**order.charge.model_dump(exclude={"trace"}))))
         except ServiceError as error:
             return _or_raise(settle(order, error))
 

@@ -233,7 +233,7 @@ async def _write_moves(tx: Transaction, moves: Sequence[Move], lease_s: float) -
         queries.change_orders(tx, order_ids, status, reason=reason, version=version, events=events, lease_s=lease)
         written_at |= dict.fromkeys(order_ids, queries.get_updated_at(tx, order_ids[0]))
     queries.insert_events(
-        tx, [(move.order.order_id, *event, move.trace or move.order.trace) for move in moves for event in move.events]
+        tx, [(move.order.order_id, *event, move.order.trace or move.trace) for move in moves for event in move.events]
     )
     await tx.commit()
     return {move.order.order_id: move.taken(utc(written_at[move.order.order_id].value)) for move in moves}

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from common import context
+from common import context, tracing
 from common.background import CrashPoints
 from common.batching import Batcher, as_outcome, run_in_halves
 from common.clients import AsyncInventoryClient, AsyncPaymentClient
@@ -67,7 +68,7 @@ class Purchases:
         self._timeout_s = settings.checkout_timeout_s
         self._reached = reached
         self._batcher: Batcher[NewOrder, Begun] = Batcher(
-            "begin", self.begin, settings, metrics, in_flight_max=settings.purchases_in_flight_max
+            "begin", self.begin, settings, metrics, in_flight_max=settings.purchases_in_flight_max, seen_by_all=True
         )
 
     async def submit(self, new: NewOrder) -> Begun:
@@ -83,7 +84,7 @@ class Purchases:
 
         Lists in, one outcome an item out, in order. One order is a list of one.
         """
-        with self._batcher.waiting():
+        with _step("accept", new), self._batcher.waiting():
             orders = await self._orders.accept(new)
         self._reached("created")
         # From here on all that is wanted of the callers' time is that they have an answer before it is over.
@@ -113,14 +114,18 @@ class Purchases:
             DecreaseStock(items=order.stock_lines, request_id=order.deduct_key, order_id=order.order_id)
             for order in orders
         ]
-        for order, stock in zip(orders, await _each(take_stock, wanted), strict=True):
+        with _step("take stock", orders):
+            stocks = await _each(take_stock, wanted)
+        for order, stock in zip(orders, stocks, strict=True):
             if isinstance(stock, ServiceError):
                 decisions[order.order_id] = _without_stock(order, stock)
             else:
                 reserved.append(order)
         if reserved:
             self._reached("stock_taken")
-        for order, charge in zip(reserved, await _each(take_money, [order.charge for order in reserved]), strict=True):
+        with _step("take money", reserved):
+            charges = await _each(take_money, [order.charge for order in reserved])
+        for order, charge in zip(reserved, charges, strict=True):
             decision = settle(order, charge, OrderStatus.INVENTORY_RESERVED)
             is_open = isinstance(decision, StillUnknown)
             decisions[order.order_id] = Move(order, (OrderStatus.INVENTORY_RESERVED,)) if is_open else decision
@@ -144,7 +149,7 @@ class Purchases:
         moves = [decision for decision in decisions if isinstance(decision, Move)]
         if any(move.to is OrderStatus.COMPLETED for move in moves):
             self._reached("charged")
-        with self._batcher.waiting():
+        with _step("write outcomes", moves), self._batcher.waiting():
             moved = iter(await run_in_halves(self._orders.move, moves))
         left = [decision if isinstance(decision, StillUnknown) else next(moved) for decision in decisions]
         outcomes = list(zip(orders, left, strict=True))
@@ -163,6 +168,11 @@ class Purchases:
 
 def _moved(order: OrderRow) -> Begun:
     return Begun(order, goes_on=order.status not in domain.FINAL)
+
+
+def _step(name: str, orders: Sequence[object]) -> AbstractContextManager[object]:
+    """A step of the checkout, which these orders take together."""
+    return tracing.span(name, attributes={"vv.orders": len(orders)})
 
 
 async def _each(

@@ -84,6 +84,7 @@ def make_gateway(database: Database, settings: Settings, metrics: Metrics, secur
         connections_max=settings.gateway_connections_max,
         token=settings.gateway_token,
         tls=gateway_tls(settings, security),
+        nameserver=settings.nameserver,
     )
 
 

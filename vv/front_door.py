@@ -20,6 +20,7 @@ from vv.children import check_start
 from vv.errors import Unavailable
 from vv.folder import make_private, write_whole
 from vv.process import Child
+from vv.stack_services import without_settings
 
 PORT = 8443
 
@@ -74,7 +75,8 @@ class FrontDoor:
 
     def prepare(self) -> Nginx:
         """Write and check the configuration. Blocks. Raises Unavailable."""
-        return Nginx("front door", self.command(), self._environment, self._data_dir, self.log)
+        environment = without_settings(self._environment)
+        return Nginx("front door", self.command(), environment, self._data_dir, self.log)
 
     def command(self) -> list[str]:
         """Write the configuration, have nginx check it, and give the command that runs it in the foreground. Blocks.

@@ -3,21 +3,26 @@
 from typing import Any
 
 import pymysql
+from pymysql.connections import Connection as PlainConnection
+from pymysql.constants import CLIENT
 
 from common.database_url import parse_database_url
 
 _CONNECT_WITHIN_S = 5
 
 
+class _Connection(PlainConnection):
+    """PyMySQL's, which does not go on in plain text when it is to encrypt: the password would come next."""
+
+    def _request_authentication(self) -> None:
+        if self.ssl and not self.server_capabilities & CLIENT.SSL:  # type: ignore[attr-defined]
+            raise pymysql.OperationalError(2026, "it has no TLS")
+        super()._request_authentication()  # type: ignore[misc]
+
+
 def connect(url: str, **options: Any) -> Any:
     """Connect to the database that a URL names. Raises pymysql.MySQLError."""
     address = parse_database_url(url)
-    wants_tls = "ssl" in address
-    connection: Any = pymysql.connect(
+    return _Connection(
         database=address.pop("db"), connect_timeout=_CONNECT_WITHIN_S, charset="utf8mb4", **address, **options
     )
-    # PyMySQL goes on without TLS, and says nothing, when the server has none.
-    if wants_tls and not connection._secure:
-        connection.close()
-        raise pymysql.OperationalError(2026, "it has no TLS")
-    return connection

@@ -46,12 +46,19 @@ def secured(migrated: Databases, folder: Path, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module", autouse=True)
-def silent(secured: Services) -> Iterator[list[socket.socket]]:
+def silent(secured: Services, folder: Path) -> Iterator[list[socket.socket]]:
     """Those who connect and do not go on with TLS, or begin to; the last test here sees what becomes of them."""
     with contextlib.ExitStack() as opened:
         address = ("127.0.0.1", secured.inventory.port)
         connections = [opened.enter_context(socket.create_connection(address)) for _ in range(30)]
         connections[0].sendall(b"\x16\x03\x01\x02\x00\x01")
+        operator = certificate_of("operator", folder).client
+        # These get as far as the beginning of a request, and stop.
+        for _ in range(2):
+            plain = opened.enter_context(socket.create_connection(address))
+            begun = opened.enter_context(operator.wrap_socket(plain, server_hostname="127.0.0.1"))
+            begun.sendall(b"GET /inventory/sku?sku=x HTTP/1.1\r\nHost")
+            connections.append(begun)
         yield connections
 
 
@@ -173,6 +180,18 @@ def test_a_certificate_opens_nothing_beyond_its_time(
     assert not is_let_in(secured.inventory, client_of(pair, folder, tmp_path))
 
 
+def test_a_session_does_not_outlive_its_certificate(secured: Services, folder: Path) -> None:
+    """No tickets: with one, a certificate would not be looked at again, also when it has expired by then."""
+    tls = certificate_of("operator", folder).client
+    with (
+        socket.create_connection(("127.0.0.1", secured.order.port), timeout=10) as plain,
+        tls.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+    ):
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert connection.recv(1_000).startswith(b"HTTP/1.1 200")
+        assert connection.session is None or not connection.session.has_ticket
+
+
 def test_a_certificate_for_servers_opens_nothing(
     secured: Services, folder: Path, authority: Authority, tmp_path: Path
 ) -> None:
@@ -250,12 +269,13 @@ async def test_certificates_are_renewed_under_load(secured: Services, folder: Pa
     assert all(service.process.poll() is None for service in secured.all)
 
 
-def test_handshakes_that_never_end_are_cut(silent: list[socket.socket]) -> None:
-    """Ten seconds after they connected, at the latest; by now they may be gone already."""
-    deadline = time.monotonic() + 12
+def test_handshakes_and_heads_that_never_end_are_cut(silent: list[socket.socket]) -> None:
+    """Ten seconds after they connected, and the time to close; by now they may be gone already."""
+    deadline = time.monotonic() + 14
     for connection in silent:
         connection.settimeout(max(0.1, deadline - time.monotonic()))
-        assert connection.recv(1) == b""
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
 
 
 def new_sku(secured: Services, tls: ssl.SSLContext, quantity: int = 10) -> str:

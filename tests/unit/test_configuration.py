@@ -20,7 +20,7 @@ from vv.configuration_example import _of_commands, example
 
 ROOT = Path(__file__).parents[2]
 URLS = {f"{service.upper()}_DATABASE_URL": f"mysql://{service}:letmein@db/{service}_db" for service in PROGRAMS}
-PREFIXES = ("ORDER_", "INVENTORY_", "PAYMENT_", "AUTH", "TLS_", "VV_", "FRONT_DOOR_")
+PREFIXES = ("ORDER_", "INVENTORY_", "PAYMENT_", "AUTH", "TLS_", "TRACE_", "VV_", "FRONT_DOOR_")
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +107,9 @@ class TestSecrets:
             PAYMENT_GATEWAY_TOKEN_FILE=str(token),
             ORDER_INVENTORY_URL="http://ann:letmein@inventory",
             INVENTORY_DATABASE_URL="mysql://ann:letmein/b@db/x",
+            # Somebody took this variable for the other one.
+            PAYMENT_DATABASE_URL="",
+            PAYMENT_DATABASE_URL_FILE="mysql://ann:letmein@db/x",
         )
         for secret in ("letmein", "hush", "sesame"):
             assert secret not in ended.output
@@ -219,9 +222,9 @@ class TestExample:
         assert [line for line in lines if line and not line.startswith("#")] == []
         names = [line[1:].partition("=")[0] for line in lines if _is_assignment(line)]
         assert len(names) == len(set(names))
-        shared = ("auth", "auth_", "tls_")
+        shared = ("auth", "tls_", "trace_")
         settings_of_services = {
-            (name if name.startswith(shared) and name in ORDINARY else f"{service}_{name}").upper()
+            (name if name.startswith(shared) and name in OF_ALL else f"{service}_{name}").upper()
             for service, program in PROGRAMS.items()
             for name in program.settings.model_fields
         }
@@ -247,7 +250,7 @@ class TestExample:
 
 
 # The settings that every service has.
-ORDINARY = set.intersection(*(set(program.settings.model_fields) for program in PROGRAMS.values()))
+OF_ALL = set.intersection(*(set(program.settings.model_fields) for program in PROGRAMS.values()))
 
 
 def _is_assignment(line: str) -> bool:
