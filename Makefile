@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench load faults test lint advisories check lock clean
+.PHONY: help setup up demo bench load faults test lint workflows advisories check hooks dist lock clean
 
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
@@ -45,7 +45,26 @@ lint: $(VENV)/.dev ## Check style and types
 advisories: $(VENV)/.dev ## Look the pinned dependencies up in a database of advisories
 	@$(VENV)/bin/python -m tests.advisories
 
-check: lint advisories test ## What CI runs
+workflows: $(VENV)/.hooks ## Check the pipelines: .github and .ci
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+	actionlint
+	zizmor --offline --quiet .github
+	shellcheck .ci/*
+	pre-commit validate-config
+
+check: lint workflows advisories test ## What must hold before a change lands
+
+hooks: $(VENV)/.dev $(VENV)/.hooks ## Have git check each commit: style, types, pipelines, secrets
+	@$(VENV)/bin/pre-commit install
+
+dist: $(VENV)/.runtime ## Build sdist and wheel into dist/
+	@rm -rf dist build *.egg-info
+	# With the setuptools that is pinned. Both carry the time of the commit, so that whoever builds it gets the same wheel.
+	export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct)
+	for kind in sdist wheel; do
+		$(VENV)/bin/python -c "from setuptools import build_meta; build_meta.build_$$kind('dist')" > /dev/null
+	done
+	ls dist
 
 lock: $(VENV)/.runtime ## Resolve the versions in requirements/ anew
 	@$(PIP) uv
@@ -64,6 +83,7 @@ lock: $(VENV)/.runtime ## Resolve the versions in requirements/ anew
 	# The load tests are tested, too.
 	compile dev --extra test --extra lint --extra load --extra discovery --extra otel \
 		--constraint requirements/image.txt --constraint requirements/load.txt
+	compile hooks --extra hooks --constraint requirements/dev.txt
 
 # The base by the digest that its tag has now; IMAGE and VERSION may be given.
 IMAGE ?= vv-ecommerce
@@ -96,6 +116,11 @@ $(VENV)/.load: $(VENV)/.runtime requirements/load.txt
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	@echo 'Installing what requirements/dev.txt pins.'
 	$(PIP) --require-hashes -r requirements/dev.txt
+	touch $@
+
+$(VENV)/.hooks: $(VENV)/.runtime requirements/hooks.txt
+	@echo 'Installing what requirements/hooks.txt pins.'
+	$(PIP) --require-hashes -r requirements/hooks.txt
 	touch $@
 
 # The first Python that is new enough, or PYTHON=… A bare Debian has no venv for it until its package is there.

@@ -15,14 +15,21 @@ def parse_database_url(url: str, tls: ssl.SSLContext | None = None) -> dict[str,
 
     Raises ValueError with a sentence that does not contain the password.
     """
-    parts = urlsplit(url)
+    quoting = "quote / : @ ? # [ ] in its password (%2F %3A %40 %3F %23 %5B %5D)"
+    # The messages of urllib have what stands in the wrong place, which is a piece of a password that was not quoted.
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(f"must {quoting}") from None
     if parts.scheme not in ("mysql", "mariadb") or not parts.path.strip("/"):
         raise ValueError("must look like mysql://user:password@host:port/name")
     try:
         port = parts.port or 3306
     except ValueError:
-        # Its message has what stands there, which is a piece of a password that was not quoted.
-        raise ValueError("must have a number for a port, and quote / : @ in its password (%2F %3A %40)") from None
+        raise ValueError(f"must have a number for a port, and {quoting}") from None
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        # What is taken for a host, a port or an option may be a piece of the password.
+        raise ValueError(f"must {quoting}")
     options = parse_qs(parts.query, keep_blank_values=True)
     unknown = options.keys() - {"unix_socket", *_TLS_FILES}
     if unknown:
@@ -39,6 +46,14 @@ def parse_database_url(url: str, tls: ssl.SSLContext | None = None) -> dict[str,
     own = {name: options[name][0] for name in _TLS_FILES if name in options}
     encrypted = _tls_of(own) if own else tls
     return address | ({} if encrypted is None else {"ssl": encrypted})
+
+
+def masked_database_url(url: str) -> str:
+    """A URL that can be parsed, without its password."""
+    parts = urlsplit(url)
+    before, has_user, address = parts.netloc.rpartition("@")
+    user, has_password, _ = before.partition(":")
+    return parts._replace(netloc=f"{user}{':***' if has_password else ''}{has_user}{address}").geturl()
 
 
 def _tls_of(files: dict[str, str]) -> ssl.SSLContext:

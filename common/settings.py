@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from common import oidc
 from common.base_url import check_base_url, check_nameserver
 from common.contracts.base import BATCH_MAX
 from common.database_url import parse_database_url
+from common.settings_names import names_in_doubt
 from common.settings_sources import FilesOfSecrets, SettingMistake, SharedVariables
 
 # How URLs begin behind which nothing is encrypted.
@@ -112,7 +114,8 @@ class ServiceSettings(BaseSettings):
     @property
     def doubts(self) -> list[str]:
         """What is allowed, and seldom meant: a sentence each."""
-        return ["AUTH=off: everybody who reaches this port may do everything."] if self.auth == "off" else []
+        is_off = ["AUTH=off: everybody who reaches this port may do everything."] if self.auth == "off" else []
+        return is_off + names_in_doubt(type(self))
 
     @property
     def contradictions(self) -> dict[str, str]:
@@ -147,7 +150,7 @@ class ServiceSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What comes first counts."""
-        return init_settings, env_settings, FilesOfSecrets(settings_cls), SharedVariables(settings_cls)
+        return init_settings, FilesOfSecrets(settings_cls), env_settings, SharedVariables(settings_cls)
 
     @field_validator("auth_issuer")
     @classmethod
@@ -166,7 +169,7 @@ def lease_in_doubt(settings: ServiceSettings, lease: str, timeout: str) -> list[
     lease_s, timeout_s = getattr(settings, lease), getattr(settings, timeout)
     if lease_s > 2 * timeout_s:
         return []
-    variables = [f"{settings.model_config.get('env_prefix', '')}{name}".upper() for name in (lease, timeout)]
+    variables = [variable_of(type(settings), name) for name in (lease, timeout)]
     doubt = (
         f"{variables[0]} ({lease_s:g}) is not longer than two times {variables[1]} ({timeout_s:g}): recovery "
         "takes over what is slow while its driver is still at work, and both do the same; raise one or lower the other."
@@ -174,31 +177,38 @@ def lease_in_doubt(settings: ServiceSettings, lease: str, timeout: str) -> list[
     return [doubt]
 
 
-def read_settings(settings_class: type[S], **given: Any) -> S:
-    """Read a service's settings, or end the process with one line for each variable that is wrong.
+def check_settings(settings_class: type[S], **given: Any) -> tuple[S | None, list[str]]:
+    """A service's settings, if they can be read at all, and what is wrong with them: a sentence for each mistake.
 
-    What is ``given`` takes precedence over its variable. Values are never printed: they may be secrets.
+    Each begins with the variable, and has no value that may be secret. What is ``given`` takes precedence over its
+    variable.
     """
     try:
         settings = settings_class(**given)
-    except SettingMistake as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        raise SystemExit(2) from None
     except ValidationError as error:
-        for mistake in error.errors(include_input=False, include_url=False, include_context=False):
-            problem = "is not set" if mistake["type"] == "missing" else mistake["msg"].removeprefix("Value error, ")
-            _complain(settings_class, "_".join(str(part) for part in mistake["loc"]), problem)
-        raise SystemExit(2) from None
-    for name, problem in settings.contradictions.items():
-        _complain(settings_class, name, problem)
-    if settings.contradictions:
+        return None, [_sentence(settings_class, mistake) for mistake in error.errors(include_url=False)]
+    wrong = settings.contradictions
+    return settings, [f"{variable_of(settings_class, name)}: {problem}" for name, problem in wrong.items()]
+
+
+def read_settings(settings_class: type[S], **given: Any) -> S:
+    """Read a service's settings, or end the process with one line for each variable that is wrong."""
+    settings, mistakes = check_settings(settings_class, **given)
+    for mistake in mistakes:
+        print(mistake, file=sys.stderr)  # noqa: T201
+    if settings is None or mistakes:
         raise SystemExit(2)
     return settings
 
 
+def variable_of(settings_class: type[ServiceSettings], name: str) -> str:
+    """The environment variable of a setting."""
+    return f"{settings_class.model_config.get('env_prefix', '')}{name}".upper()
+
+
 def refuse_setting(settings: ServiceSettings, field: str, problem: str) -> NoReturn:
     """End the process as :func:`read_settings` does, over a value that only turned out to be wrong when it was used."""
-    _complain(type(settings), field, problem)
+    print(f"{variable_of(type(settings), field)}: {problem}", file=sys.stderr)  # noqa: T201
     raise SystemExit(2)
 
 
@@ -207,6 +217,8 @@ def refuse_port(settings: ServiceSettings, error: OSError) -> NoReturn:
     refuse_setting(settings, "port", f"{settings.host}:{settings.port} cannot be used: {error.strerror}")
 
 
-def _complain(settings_class: type[ServiceSettings], field: str, problem: str) -> None:
-    prefix = settings_class.model_config.get("env_prefix", "")
-    print(f"{prefix}{field}".upper() + f": {problem}", file=sys.stderr)  # noqa: T201
+def _sentence(settings_class: type[ServiceSettings], mistake: ErrorDetails) -> str:
+    if isinstance(mistake["input"], SettingMistake):
+        return str(mistake["input"])
+    problem = "is not set" if mistake["type"] == "missing" else mistake["msg"].removeprefix("Value error, ")
+    return f"{variable_of(settings_class, '_'.join(str(part) for part in mistake['loc']))}: {problem}"

@@ -12,6 +12,7 @@ import click
 
 from common.security import Security
 from common.settings import read_settings
+from common.telemetry import Metrics
 from vv import databases, migrate
 from vv.commands_stack import data_dir_option
 from vv.databases import SERVICES
@@ -123,7 +124,7 @@ def wait(services: Sequence[str], within_s: float, as_json: bool) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for service in services:
         settings = read_settings(import_module(f"{service}_service.settings").Settings)
-        tls = Security.from_settings(settings).client_tls
+        tls = Security.from_settings(settings, Metrics(service)).client_tls
         migrate.wait(service, settings.database_url.get_secret_value(), tls, within_s, say_aside)
     show({"ready": list(services)}, [f"{service}: every migration is applied" for service in services], as_json=as_json)
 

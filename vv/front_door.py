@@ -143,9 +143,19 @@ def template() -> str:
     return _read("nginx.conf.template")
 
 
+def variables() -> set[str]:
+    """What the template takes. Raises Unavailable outside of a checkout."""
+    return set(_VARIABLE.findall(template()))
+
+
+def default_lines() -> list[str]:
+    """``defaults.env``, with its comments."""
+    return _read("defaults.env").splitlines()
+
+
 def defaults() -> dict[str, str]:
     """The values that need not be given."""
-    lines = (line.strip() for line in _read("defaults.env").splitlines())
+    lines = (line.strip() for line in default_lines())
     pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
     return {name: value for name, _, value in pairs}
 
