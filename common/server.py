@@ -17,7 +17,7 @@ from aiohttp import web
 from common import tracing, worker_metrics
 from common.door import is_whole
 from common.middleware import malformed_http
-from common.settings import S, ServiceSettings, read_settings, refuse_port, refuse_setting
+from common.settings import S, ServiceSettings, read_settings, refuse_port
 from common.telemetry import configure_logging, log
 from common.web import DOOR, DRAINING, SECURITY
 from common.workers import NUMBER_FLAG, supervise
@@ -44,18 +44,10 @@ def main(service: str, settings_class: type[S], make_app: Callable[[S], web.Appl
         raise SystemExit(supervise(settings))
     if worker is not None:
         worker_metrics.share_as(worker)
-    _trace(service, settings)
+    if settings.trace_endpoint is not None:
+        tracing.configure(service, settings.trace_endpoint, settings.trace_sample_ratio)
     run(make_app(settings), settings, is_worker=worker is not None)
     tracing.shut_down()
-
-
-def _trace(service: str, settings: ServiceSettings) -> None:
-    if settings.trace_endpoint is None:
-        return
-    try:
-        tracing.configure(service, settings.trace_endpoint, settings.trace_sample_ratio)
-    except ImportError:
-        refuse_setting(settings, "trace_endpoint", "tracing is not installed; install vv-ecommerce with the extra otel")
 
 
 def run(app: web.Application, settings: ServiceSettings, *, is_worker: bool = False) -> None:
