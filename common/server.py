@@ -16,7 +16,7 @@ from aiohttp import web
 
 from common import tracing, worker_metrics
 from common.protocol import KEEPALIVE_S, PATIENCE_S, Runner
-from common.settings import S, ServiceSettings, read_settings, refuse_port, refuse_setting
+from common.settings import S, ServiceSettings, read_settings, refuse_port
 from common.telemetry import configure_logging, log
 from common.web import DRAINING, SECURITY
 from common.workers import NUMBER_FLAG, supervise
@@ -38,18 +38,10 @@ def main(service: str, settings_class: type[S], make_app: Callable[[S], web.Appl
         raise SystemExit(supervise(settings))
     if worker is not None:
         worker_metrics.share_as(worker)
-    _trace(service, settings)
+    if settings.trace_endpoint is not None:
+        tracing.configure(service, settings.trace_endpoint, settings.trace_sample_ratio)
     run(make_app(settings), settings, is_worker=worker is not None)
     tracing.shut_down()
-
-
-def _trace(service: str, settings: ServiceSettings) -> None:
-    if settings.trace_endpoint is None:
-        return
-    try:
-        tracing.configure(service, settings.trace_endpoint, settings.trace_sample_ratio)
-    except ImportError:
-        refuse_setting(settings, "trace_endpoint", "tracing is not installed; install vv-ecommerce with the extra otel")
 
 
 def run(app: web.Application, settings: ServiceSettings, *, is_worker: bool = False) -> None:

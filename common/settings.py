@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_va
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from common import oidc
+from common import oidc, tracing
 from common.base_url import check_base_url, check_nameserver
 from common.contracts.base import BATCH_MAX
 from common.database_url import parse_database_url
@@ -129,6 +129,8 @@ class ServiceSettings(BaseSettings):
         plain = [name for name in self.calls if str(getattr(self, name) or "").startswith(PLAIN)]
         if self.tls_ca is not None:
             found |= dict.fromkeys(plain, "must begin with https, as the TLS files are set")
+        if self.trace_endpoint is not None and not tracing.is_installed():
+            found["trace_endpoint"] = "tracing is not installed; install vv-ecommerce with the extra otel"
         if self.is_open and self.auth != "off":
             how = "set AUTH_ISSUER, or TLS_CERTIFICATE, TLS_KEY and TLS_CA"
             if self.auth == "on":

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from common import context
@@ -45,8 +46,16 @@ _NO_SPAN = nullcontext(UNTRACED)
 _tracing: "Tracing | None" = None
 
 
+def is_installed() -> bool:
+    """Whether the extra ``otel`` is there."""
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def configure(service: str, endpoint: str, sample_ratio: float) -> None:
-    """Record the given share of traces, and send them to a collector (OTLP over HTTP). Raises ImportError."""
+    """Record the given share of traces, and send them to a collector (OTLP over HTTP)."""
     global _tracing
     _tracing = Tracing(service, endpoint, sample_ratio)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,14 @@ class TestMistakes:
             "ORDER_PORT",
             "PAYMENT_WORKERS",
         ]
+
+    def test_traces_without_what_makes_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A service that is to send traces, and lacks the extra that can, says so and does not start."""
+        endpoint = {"TRACE_ENDPOINT": "http://127.0.0.1:4318"}
+        assert document("--service", "order", **endpoint)["mistakes"] == []
+        monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto", None)
+        [mistake] = document("--service", "order", **endpoint)["mistakes"]
+        assert mistake == "ORDER_TRACE_ENDPOINT: tracing is not installed; install vv-ecommerce with the extra otel"
 
     def test_another_service_is_not_asked(self) -> None:
         """With --service, what is wrong with the others does not count."""
