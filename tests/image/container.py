@@ -80,10 +80,15 @@ class Container:
 
     @property
     def pid(self) -> int:
-        """That of its process 1, outside."""
+        """That of its process 1, outside; it may take a moment until there is one."""
         assert self._process is not None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        return int(children[0])
+        deadline = time.monotonic() + 30
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        while not (found := children.read_text().split()):
+            assert self._process.poll() is None, self.output[-2_000:]
+            assert time.monotonic() < deadline, self.output[-2_000:]
+            time.sleep(0.005)
+        return int(found[0])
 
     def wait_until_healthy(self, within_s: float = 30) -> float:
         """The seconds that it took."""
