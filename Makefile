@@ -14,7 +14,7 @@ ARGS ?=
 PROCESSES ?= 2
 
 help: ## This list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
 
 setup: $(VENV)/.runtime ## Install the vv command and what it needs into .venv
 
@@ -84,6 +84,19 @@ lock: $(VENV)/.runtime ## Resolve the versions in requirements/ anew
 	compile dev --extra test --extra lint --extra load --extra discovery --extra otel \
 		--constraint requirements/image.txt --constraint requirements/load.txt
 	compile hooks --extra hooks --constraint requirements/dev.txt
+
+# The base by the digest that its tag has now; IMAGE and VERSION may be given.
+IMAGE ?= vv-ecommerce
+image: ## Build the container image
+	@version=$${VERSION:-$$(sed -n 's/^version = //p' setup.cfg)}
+	base=$$(sed -n 's/^ARG PYTHON_IMAGE=//p' Dockerfile | head -n 1)
+	digest=$$(docker buildx imagetools inspect "$$base" --format '{{.Manifest.Digest}}')
+	docker build --build-arg "PYTHON_IMAGE=$$base@$$digest" --build-arg "VERSION=$$version" \
+		--build-arg "REVISION=$$(git rev-parse HEAD)" --tag "$(IMAGE):$$version" --tag "$(IMAGE):latest" $(ARGS) .
+
+image-check: $(VENV)/.dev ## Carry out the image's steps without a container engine, and run it: needs root, debootstrap, Python 3.13
+	@python=$${PYTHON:-$$(command -v python3.13)}
+	$(VENV)/bin/python -m tests.image --python "$$python" $(ARGS)
 
 clean: ## Remove .venv and caches; .data stays
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

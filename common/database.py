@@ -54,6 +54,7 @@ class Database:
     ) -> None:
         address = parse_database_url(url, tls)
         self._metrics = metrics
+        metrics.pool_max.set(pool_size_max)
         self._pool_size_max = pool_size_max
         self._pool_wait_s = pool_wait_s
         self._transaction_timeout_s = transaction_timeout_s
@@ -112,7 +113,7 @@ class Database:
             except (MySQLError, OSError, TimeoutError) as error:
                 errno = _errno(error)
                 if errno not in _RUN_AGAIN or run == _RUNS_AT_MOST:
-                    raise _as_service_error(error) from error
+                    raise self._as_service_error(error) from error
                 self._metrics.transaction_retries.labels(str(errno)).inc()
                 log.debug("transaction_run_again", errno=errno, run=run)
                 was_lost = was_lost or errno in _AMBIGUOUS
@@ -126,7 +127,7 @@ class Database:
                 async with self._cursor() as cursor:
                     return await query(Transaction(cursor, span=span))
         except (MySQLError, OSError, TimeoutError) as error:
-            raise _as_service_error(error) from error
+            raise self._as_service_error(error) from error
 
     def readiness(self, revision: str) -> Callable[[], Awaitable[str | None]]:
         """What ``/readyz`` asks: why the database cannot be used yet, or ``None`` when it is there and migrated."""
@@ -147,6 +148,15 @@ class Database:
             return None if applied else f"The database lacks the migration {revision}; run: vv migrate apply"
 
         return why_not_ready
+
+    def _as_service_error(self, error: Exception) -> Exception:
+        """Outages become DatabaseUnavailable; a statement that the server refuses is a bug and stays what it is."""
+        errno = _errno(error)
+        if isinstance(error, OSError | TimeoutError) or errno in _RUN_AGAIN | _REFUSING_SERVER:
+            self._metrics.database_failures.labels("timeout" if errno is None else str(errno)).inc()
+            log.warning("database_unavailable", errno=errno, error=type(error).__name__)
+            return DatabaseUnavailable(retry_after_s=1)
+        return error
 
     @asynccontextmanager
     async def _cursor(self) -> AsyncIterator[Any]:
@@ -171,7 +181,8 @@ class Database:
             connection = await self._connect()
             self._metrics.pool_in_use.inc()
             try:
-                yield connection
+                with self._metrics.timed(self._metrics.transaction_duration):
+                    yield connection
             finally:
                 self._metrics.pool_in_use.dec()
                 self._connections.give_back(connection)
@@ -206,12 +217,3 @@ def _errno(error: BaseException) -> int | None:
         # Without a number it is aiomysql that lost the thread of the protocol, as good as a lost connection.
         return error.args[0] if error.args and isinstance(error.args[0], int) else 2013
     return 2013 if isinstance(error, ConnectionError) else None
-
-
-def _as_service_error(error: Exception) -> Exception:
-    """Outages become DatabaseUnavailable; a statement that the server refuses is a bug and stays what it is."""
-    errno = _errno(error)
-    if isinstance(error, OSError | TimeoutError) or errno in _RUN_AGAIN | _REFUSING_SERVER:
-        log.warning("database_unavailable", errno=errno, error=type(error).__name__)
-        return DatabaseUnavailable(retry_after_s=1)
-    return error

@@ -34,7 +34,7 @@ class Guard:
             return Caller(f"service:{known[0]}", trusted=True)
         header = request.headers.getall(hdrs.AUTHORIZATION, [])
         if not header and certified:
-            raise Forbidden(f"The service {certified[0]} may not call this.")
+            raise _forbidden(f"The service {certified[0]} may not call this.", "wrong_service")
         token = await self._verify(header)
         if not self._by_certificate:
             # The operator is a person, and no token makes anybody him.
@@ -49,9 +49,9 @@ class Guard:
             raise Unauthenticated("A token is needed: Authorization: Bearer …")
         match = _BEARER.fullmatch(header[0])
         if match is None or len(header) > 1:
-            raise refused("There must be one header, Authorization: Bearer …")
+            raise refused("There must be one header, Authorization: Bearer …", "malformed")
         if self._tokens is None:
-            raise refused("No issuer of tokens is configured here.")
+            raise refused("No issuer of tokens is configured here.", "no_issuer")
         return await self._tokens.verify(match[1])
 
 
@@ -64,9 +64,15 @@ def _certified(request: web.Request) -> list[Service]:
     return [_SERVICES[name] for name in names if name in _SERVICES]
 
 
+def _forbidden(why: str, reason: str) -> Forbidden:
+    error = Forbidden(why)
+    error.reason = reason
+    return error
+
+
 def _user(token: Token, access: Access) -> Caller:
     if access.scope is None:
-        raise Forbidden("Only services may call this.")
+        raise _forbidden("Only services may call this.", "services_only")
     if access.scope not in token.scopes:
         error = Forbidden(f"The token lacks the scope {access.scope}.")
         error.challenge = f'Bearer error="insufficient_scope", scope="{access.scope}"'

@@ -25,6 +25,7 @@ from common.telemetry import Metrics
 from order_service import domain
 from order_service.domain import Move, NewOrder, OrderRow
 from order_service.letting_go import LettingGo, StillUnknown
+from order_service.metrics import OrderMetrics, Step
 from order_service.orders import Orders
 from order_service.settings import Settings
 
@@ -59,8 +60,10 @@ class Purchases:
         let_go: LettingGo,
         settings: Settings,
         metrics: Metrics,
+        order_metrics: OrderMetrics,
         reached: CrashPoints,
     ) -> None:
+        self._metrics = order_metrics
         self._orders = orders
         self._inventory = inventory
         self._payments = payments
@@ -115,7 +118,7 @@ class Purchases:
             for order in orders
         ]
         with _step("take stock", orders):
-            stocks = await _each(take_stock, wanted)
+            stocks = await self._metrics.measured(Step.TAKE_STOCK, _each(take_stock, wanted))
         for order, stock in zip(orders, stocks, strict=True):
             if isinstance(stock, ServiceError):
                 decisions[order.order_id] = _without_stock(order, stock)
@@ -124,7 +127,8 @@ class Purchases:
         if reserved:
             self._reached("stock_taken")
         with _step("take money", reserved):
-            charges = await _each(take_money, [order.charge for order in reserved])
+            asked = [order.charge for order in reserved]
+            charges = await self._metrics.measured(Step.CHARGE, _each(take_money, asked))
         for order, charge in zip(reserved, charges, strict=True):
             decision = settle(order, charge, OrderStatus.INVENTORY_RESERVED)
             is_open = isinstance(decision, StillUnknown)

@@ -7,6 +7,7 @@ from functools import partial
 
 from uuid_utils import uuid7
 
+from common.backlog import Standing
 from common.context import sampled_trace
 from common.contracts.payments import (
     NothingCaptured,
@@ -82,6 +83,9 @@ class Payments:
     async def get(self, order_id: str, *, owner: str | None = None) -> PaymentRow:
         """For an ``owner`` there are no payments but his own. Raises PaymentNotFound."""
         return await self._database.read(partial(_get, order_id=order_id, owner=owner))
+
+    async def count_unfinished(self) -> dict[str, Standing]:
+        return await self._database.read(queries.count_unfinished)
 
     async def open_refunds(self, order_id: str) -> list[Refund]:
         """The refunds that the gateway has not confirmed yet."""

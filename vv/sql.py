@@ -1,5 +1,6 @@
 """A plain connection to a database, for work that is not a service's."""
 
+import ssl
 from typing import Any
 
 import pymysql
@@ -20,9 +21,9 @@ class _Connection(PlainConnection):
         super()._request_authentication()  # type: ignore[misc]
 
 
-def connect(url: str, **options: Any) -> Any:
-    """Connect to the database that a URL names. Raises pymysql.MySQLError."""
-    address = parse_database_url(url)
+def connect(url: str, tls: ssl.SSLContext | None = None, **options: Any) -> Any:
+    """Connect to the database that a URL names, with ``tls`` where it names no files. Raises pymysql.MySQLError."""
+    address = parse_database_url(url, tls)
     return _Connection(
         database=address.pop("db"), connect_timeout=_CONNECT_WITHIN_S, charset="utf8mb4", **address, **options
     )

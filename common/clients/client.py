@@ -20,6 +20,7 @@ from common.base_url import read_srv_url
 from common.clients.breaker import CircuitBreaker
 from common.clients.credentials import Credentials, fixed
 from common.clients.discovered import open_transport
+from common.clients.observer import Observer
 from common.clients.replies import read_reply
 from common.clients.retry import RetryBudget, RetryPolicy
 from common.clients.transport import Request, was_sent
@@ -46,6 +47,7 @@ class AsyncClient:
     ClientCredentials. ``tls`` has the certificate of the caller and whom he believes; without it the system decides
     about ``https``. A ``session`` of the caller's own is used as it is, and not closed. ``breaker`` is the circuit
     breaker, one a client unless given; it counts what one instance does wrong only when no other one is better.
+    ``observer`` is told how each attempt ended.
 
     Use it with ``async with``, or call :meth:`close`. Every call raises the errors of ``common.errors``:
     InvalidRequest before anything is sent; the service's own refusals (``is_refusal``); and ServiceUnavailable or
@@ -65,6 +67,7 @@ class AsyncClient:
         session: aiohttp.ClientSession | None = None,
         connections_max: int = 512,
         breaker: CircuitBreaker | None = None,
+        observer: Observer | None = None,
         nameserver: str | None = None,
     ) -> None:
         if not 0 < timeout_s < math.inf:
@@ -76,6 +79,7 @@ class AsyncClient:
         self._retry = retry
         self._budget = RetryBudget(retry.budget_ratio, retry.budget_burst)
         self._breaker = breaker or CircuitBreaker()
+        self._observer = observer
         self._credentials = fixed(token) if isinstance(token, str) else token
         self._transport = open_transport(self._base_url, session, connections_max, tls, nameserver)
 
@@ -188,6 +192,24 @@ class AsyncClient:
         return await self._attempt(_with_token(request, token), contract, min(_left_s(deadline), at_most_s))
 
     async def _attempt(self, request: Request, contract: type[M], timeout_s: float) -> M:
+        if self._observer is None:
+            return await self._attempt_unobserved(request, contract, timeout_s)
+        started, was_open = time.monotonic(), self._breaker.is_open
+        outcome = None
+        try:
+            result = await self._attempt_unobserved(request, contract, timeout_s)
+            outcome = "ok"
+        except ServiceError as error:
+            outcome = error.code
+            raise
+        finally:
+            if outcome is not None:
+                self._observer.attempted(outcome, time.monotonic() - started)
+            if self._breaker.is_open != was_open:
+                self._observer.breaker(is_open=self._breaker.is_open)
+        return result
+
+    async def _attempt_unobserved(self, request: Request, contract: type[M], timeout_s: float) -> M:
         ticket = self._breaker.admit()
         try:
             reply = await self._transport.request(request, timeout_s)

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import http.client
 import json
+import re
 import socket
 import ssl
 import time
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -243,6 +245,7 @@ async def test_certificates_are_renewed_under_load(secured: Services, folder: Pa
     operator = certificate_of("operator", folder).client
     sku = new_sku(secured, operator, quantity=100_000)
     before = {service.name: serial_of(service, operator) for service in secured.all}
+    expiries = {service.name: expiry_of(service, folder) for service in secured.all}
     stopped = asyncio.Event()
 
     async def buy() -> int:
@@ -266,7 +269,28 @@ async def test_certificates_are_renewed_under_load(secured: Services, folder: Pa
     assert sum(await asyncio.gather(*buyers)) > 4
     after = {service.name: serial_of(service, operator) for service in secured.all}
     assert {name for name in before if before[name] == after[name]} == set()
+    # A year from now, a while later than before.
+    assert all(expiry_of(service, folder) > expiries[service.name] > time.time() for service in secured.all)
     assert all(service.process.poll() is None for service in secured.all)
+
+
+def test_the_certificate_of_prometheus_opens_its_metrics_and_nothing_else(secured: Services, folder: Path) -> None:
+    """Which say when the certificate of the service expires, to the second."""
+    prometheus = certificate_of("prometheus", folder).client
+    for service in secured.all:
+        pair = Pair.read(folder, service.name)
+        assert pair is not None
+        assert expiry_of(service, folder) == pair.certificate.not_valid_after_utc.timestamp()
+    status, _ = call(secured.inventory, prometheus, "GET", "/inventory/sku?sku=x")
+    assert status == 401
+
+
+def expiry_of(service: ServiceProcess, folder: Path) -> float:
+    """What the service says to Prometheus of its certificate."""
+    tls = certificate_of("prometheus", folder).client
+    with urllib.request.urlopen(f"{service.url}/metrics", timeout=10, context=tls) as reply:
+        text = reply.read().decode()
+    return float(re.search(r"^vv_tls_certificate_expiry_timestamp_seconds (\S+)$", text, re.MULTILINE)[1])  # type: ignore[index]
 
 
 def test_handshakes_and_heads_that_never_end_are_cut(silent: list[socket.socket]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 from aiohttp import web
 
-from common.server import _Runner
+from common.protocol import Runner
 from common.web import DRAINING
 from tests.e2e.raw import Answer, Server, assert_problem, read_answer
 from tests.processes import Services
@@ -203,10 +203,10 @@ def _read_to_the_end(connection: socket.socket) -> bytes:
 
 async def test_a_head_that_comes_with_the_connection_is_waited_for_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over TLS its beginning may be there in the turn of the event loop in which the connection is made."""
-    monkeypatch.setattr("common.server._PATIENCE_S", 0.1)
+    monkeypatch.setattr("common.protocol.PATIENCE_S", 0.1)
     app = web.Application()
     app[DRAINING] = asyncio.Event()
-    runner = _Runner(app)
+    runner = Runner(app)
     await runner.setup()
     ours, theirs = socket.socketpair()
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
