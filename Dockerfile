@@ -20,6 +20,7 @@ COPY migrations migrations
 COPY order_service order_service
 COPY payment_service payment_service
 COPY vv vv
+COPY deploy/image/sitecustomize.py /opt/vv/lib/python3.13/site-packages/
 # setuptools builds our own wheel, and stays behind.
 RUN pip install --quiet --no-index --no-deps wheels/setuptools-*.whl \
     && pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir wheels . \

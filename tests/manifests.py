@@ -76,7 +76,7 @@ def settings_of(service: str) -> set[str]:
     fields = import_module(f"{service}_service.settings").Settings.model_fields
     secrets = [name for name, field in fields.items() if "SecretStr" in str(field.annotation or SecretStr)]
     own = {f"{service.upper()}_{name.upper()}" for name in fields}
-    shared = {name.upper() for name in fields if name.startswith(("auth", "tls_"))}
+    shared = {name.upper() for name in fields if name.startswith(("auth", "tls_", "trace_"))}
     return own | shared | {f"{service.upper()}_{name.upper()}_FILE" for name in secrets}
 
 

@@ -1,8 +1,6 @@
 """``vv migrate``: the schema of the three databases, one revision at a time."""
 
 import os
-import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import import_module
@@ -120,8 +118,6 @@ def wait(services: Sequence[str], within_s: float, as_json: bool) -> None:
     For what runs right before a service: it reads that service's settings (its database, its certificate), and may do
     no more than it. Services that are not named are not looked at. Ends with 3 when the time is up.
     """
-    # Process 1 of a container does not get signals that it does not ask for.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for service in services:
         settings = read_settings(import_module(f"{service}_service.settings").Settings)
         tls = Security.from_settings(settings, Metrics(service)).client_tls

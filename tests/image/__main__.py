@@ -109,10 +109,11 @@ def _run(root: Path, image: Stage, secrets: Path, server: Mariadb, folder: Path,
         "ORDER_PAYMENT_URL": f"https://127.0.0.1:{ports['payment']}",
     }
 
-    stopped = container("vv migrate wait --service order", settings["order"])
-    time.sleep(2)
-    assert stopped.terminate() == 143, stopped.output
-    _say("vv migrate wait, as process 1, waits, and ends when it is told to.")
+    for command in ("order_service", "vv migrate wait --service order"):
+        early = container(command, settings["order"])
+        early.wait_until_executed()
+        assert early.terminate() == 143, early.output
+        _say(f"{command}: ends when it is told to while it starts, as process 1, too.")
     waiting = container("vv migrate wait --service order", settings["order"])
     migrated = container("vv migrate apply --grant", migrating)
     assert migrated.wait() == 0, migrated.output

@@ -80,7 +80,7 @@ def _copy(step: Step, root: Path, roots: Path, context: Path) -> None:
     """Folders go into the target; files, too, if it is a folder: ours never have another name there."""
     options = [word for word in step.arguments if word.startswith("--")]
     *sources, target = [word for word in step.arguments if word not in options]
-    place = root / os.path.normpath(f"{step.folder}/{target}").lstrip("/")
+    place = root / os.path.normpath(Path(step.folder) / target).lstrip("/")
     origin = roots / options[0].removeprefix("--from=") if options else context
     for source in sources:
         found = origin / source.lstrip("/")

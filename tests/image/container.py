@@ -95,6 +95,24 @@ class Container:
             time.sleep(0.1)
         return time.monotonic() - started
 
+    def wait_until_executed(self) -> None:
+        """Until Python is there, and has read what it reads before anything else."""
+        deadline = time.monotonic() + 30
+        while b"python" not in self._command_line() or self._catches_no_sigterm():
+            assert time.monotonic() < deadline, self.output[-2_000:]
+            time.sleep(0.005)
+
+    def _command_line(self) -> bytes:
+        try:
+            return Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")[0]
+        except (OSError, IndexError):
+            return b""
+
+    def _catches_no_sigterm(self) -> bool:
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        [caught] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+        return not int(caught, 16) >> (signal.SIGTERM - 1) & 1
+
     def terminate(self) -> int:
         """SIGTERM to process 1; the exit code."""
         os.kill(self.pid, signal.SIGTERM)

@@ -57,14 +57,14 @@ def start(environment: Mapping[str, str], *words: str) -> "subprocess.Popen[str]
 def test_who_waits_goes_on_when_somebody_else_has_migrated(server: Mariadb, folder: Path) -> None:
     """A service's own settings are enough to wait; then its account may do what the service does, and no more."""
     own = {
-        "ORDER_DATABASE_URL": url_of(server, "order", "order"),
-        "TLS_CERTIFICATE": f"{folder}/order.crt",
-        "TLS_KEY": f"{folder}/order.key",
+        "PAYMENT_DATABASE_URL": url_of(server, "payment", "payment"),
+        "TLS_CERTIFICATE": f"{folder}/payment.crt",
+        "TLS_KEY": f"{folder}/payment.key",
         "TLS_CA": f"{folder}/ca.crt",
     }
-    with start(own, "wait", "--service", "order", "--within", "0") as impatient:
+    with start(own, "wait", "--service", "payment", "--within", "0") as impatient:
         assert impatient.wait(20) == 3
-    with start(own, "wait", "--service", "order", "--within", "60") as waiting:
+    with start(own, "wait", "--service", "payment", "--within", "60") as waiting:
         everybodys = {f"{service.upper()}_DATABASE_URL": url_of(server, service, service) for service in SERVICES} | {
             f"{service.upper()}_MIGRATION_DATABASE_URL": url_of(server, "migrate", service, folder)
             for service in SERVICES

@@ -21,7 +21,7 @@ from vv.__main__ import main
 from vv.authority import CLIENT, Authority, Pair, hosts_of, read_certificate, share_left
 from vv.errors import Unavailable
 
-SERVERS = [name for name in certs.NAMES if name not in (certs.OPERATOR, certs.PROMETHEUS)]
+SERVERS = [name for name in certs.NAMES if name not in certs.CLIENTS]
 YEAR = timedelta(days=365)
 
 
