@@ -10,9 +10,9 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
-COPY requirements/runtime.txt requirements/
-# Wheels alone: the file has their hashes, but not those of what would build them.
-RUN pip wheel --quiet --require-hashes --only-binary :all: --wheel-dir wheels --requirement requirements/runtime.txt
+COPY requirements/image.txt requirements/
+# The services with all that they can do. Wheels alone: the file has their hashes, but not those of what would build them.
+RUN pip wheel --quiet --require-hashes --only-binary :all: --wheel-dir wheels --requirement requirements/image.txt
 COPY pyproject.toml setup.cfg README.md LICENSE ./
 COPY common common
 COPY inventory_service inventory_service

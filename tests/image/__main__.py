@@ -49,7 +49,7 @@ def _check(python: Path, base: Path, folder: Path, started: list[Container]) -> 
     stages = [stage for stage in dockerfile.read(ROOT / "Dockerfile") if stage.name in ("build", "runtime")]
     (folder / "roots").mkdir()
     (folder / "wheels").mkdir()
-    download(python, ROOT / "requirements" / "runtime.txt", folder / "wheels")
+    download(python, ROOT / "requirements" / "image.txt", folder / "wheels")
     root = build(stages, base, folder / "roots", ROOT, folder / "wheels", _say)
     _inspect(root)
 
@@ -107,6 +107,9 @@ def _run(root: Path, image: Stage, secrets: Path, server: Mariadb, folder: Path,
     settings["order"] |= {
         "ORDER_INVENTORY_URL": f"https://127.0.0.1:{ports['inventory']}",
         "ORDER_PAYMENT_URL": f"https://127.0.0.1:{ports['payment']}",
+        # What makes traces is in the image, or the service would refuse this.
+        "ORDER_TRACE_ENDPOINT": "http://127.0.0.1:9",
+        "ORDER_TRACE_SAMPLE_RATIO": "0",
     }
 
     for command in ("order_service", "vv migrate wait --service order"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.manifests import (
     ROOT,
@@ -17,6 +18,7 @@ from tests.manifests import (
     tool,
     variables_of_the_front_door,
 )
+from vv.stack_services import PORTS
 
 CONTAINERS: dict[str, dict[str, Any]] = compose()["services"]
 each_container = pytest.mark.parametrize("name", CONTAINERS)
@@ -134,6 +136,24 @@ def test_what_is_mounted_exists(name: str) -> None:
             assert options.endswith(":ro")
         else:
             assert source in compose()["volumes"]
+
+
+def test_prometheus_asks_the_same_as_elsewhere() -> None:
+    """Its configuration for compose is prometheus-tls.yml with other names for the services, and files of secrets."""
+    ours, others = (
+        yaml.safe_load((ROOT / "deploy" / path).read_text(encoding="utf-8"))
+        for path in ("compose/prometheus.yml", "observability/prometheus-tls.yml")
+    )
+    for scrape in ours["scrape_configs"]:
+        service = scrape["job_name"].removeprefix("vv-")
+        [[target]] = [each["targets"] for each in scrape["static_configs"]]
+        assert target == f"{service}:{PORTS[service]}"
+        files = {Path(value).name for name, value in scrape["tls_config"].items() if name.endswith("_file")}
+        assert files == {"ca.crt", "prometheus.crt", "prometheus.key"} <= set(CONTAINERS["prometheus"]["secrets"])
+    for configuration in (ours, others):
+        for scrape in configuration["scrape_configs"]:
+            del scrape["static_configs"], scrape["tls_config"]
+    assert ours == others
 
 
 def test_order_of_the_start() -> None:
