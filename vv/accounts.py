@@ -77,13 +77,17 @@ def setup_sql(passwords: Mapping[str, str]) -> str:
     return ";\n".join(statements) + ";\n"
 
 
-def grant(cursor: Any, service: str, *, afresh: bool) -> None:
+def grant(
+    cursor: Any, service: str, *, account: str | None = None, database: str | None = None, afresh: bool = False
+) -> None:
     """Grant a service's account what the table above says. The tables must exist.
 
-    ``afresh`` takes every earlier privilege away first, so it is for a moment when the service does not run.
+    ``account`` and ``database`` are those of the embedded server unless they are given. ``afresh`` takes every earlier
+    privilege away first, so it is for a moment when the service does not run.
     """
-    account = f"'{account_of(service)}'@'%'"
+    account = account or account_of(service)
     if afresh:
-        cursor.execute(f"REVOKE ALL PRIVILEGES, GRANT OPTION FROM {account}")
+        cursor.execute("REVOKE ALL PRIVILEGES, GRANT OPTION FROM %s@'%%'", (account,))
     for table, privileges in GRANTS[service].items():
-        cursor.execute(f"GRANT {privileges} ON {database_of(service)}.{table} TO {account}")
+        place = f"`{(database or database_of(service)).replace('`', '``')}`.{table}"
+        cursor.execute(f"GRANT {privileges} ON {place.replace('%', '%%')} TO %s@'%%'", (account,))

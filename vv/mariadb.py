@@ -98,10 +98,14 @@ class Mariadb:
             "--default-time-zone=+00:00",
             "--innodb-flush-log-at-trx-commit=1",
             "--innodb-buffer-pool-size=512M",
-            "--innodb-log-file-size=128M",
+            # MariaDB's name for it, and MySQL's for all of its log.
+            "--loose-innodb-log-file-size=128M",
+            "--loose-innodb-redo-log-capacity=128M",
             "--max-connections=500",
             "--performance-schema=off",
             "--skip-log-bin",
+            # Where Debian's MySQL has it by default there is no folder, and without one it does not start.
+            f"--secure-file-priv={self._temporary}",
             # No line for each connection that a service closes. MySQL does not know the first, MariaDB the second.
             "--loose-log-warnings=1",
             "--loose-mysqlx=OFF",

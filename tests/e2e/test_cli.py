@@ -13,6 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from tests.database_server import DatabaseServer
 from tests.e2e.conftest import Servers
 from tests.processes import Services, free_port
 from vv.__main__ import main
@@ -131,10 +132,10 @@ class TestAudit:
         assert "There is no database in" in ended.stderr
         assert not (tmp_path / "mistyped").exists()
 
-    def test_a_database_without_tables_is_named(self, migrated: Databases) -> None:
+    def test_a_database_without_tables_is_named(self, database_server: DatabaseServer, migrated: Databases) -> None:
         """With what to do about it."""
         urls = {f"{service.upper()}_DATABASE_URL": url for service, url in migrated.migration_urls.items()}
-        urls["ORDER_DATABASE_URL"] = urls["ORDER_DATABASE_URL"].replace("/order_db?", "/mysql?")
+        urls["ORDER_DATABASE_URL"] = database_server.url("mysql")
         ended = run(urls, "audit")
         assert ended.returncode == 3
         assert "mysql.orders" in ended.stderr
