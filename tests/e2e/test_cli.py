@@ -17,7 +17,7 @@ from tests.database_server import DatabaseServer
 from tests.e2e.conftest import Servers
 from tests.processes import Services, free_port
 from vv.__main__ import main
-from vv.databases import Databases
+from vv.databases import SERVICES, Databases
 
 Vv = Callable[..., "subprocess.CompletedProcess[str]"]
 UNKNOWN_ID = "01890000-0000-7000-8000-000000000000"
@@ -122,6 +122,18 @@ class TestCommands:
         ended = vv(*order, "--payment-method", "tok_timeout")
         assert ended.returncode == 3
         assert f"vv order get {json.loads(ended.stdout)['order_id']}" in ended.stderr
+
+
+class TestDemo:
+    def test_with_databases_of_ones_own(self, database_server: DatabaseServer, tmp_path: Path) -> None:
+        """They are migrated and used, whatever server they are on; no other is started, and the books are clean."""
+        with database_server.further(*(f"demo_{service}" for service in SERVICES)) as made:
+            urls = {f"{service.upper()}_DATABASE_URL": url for service, url in zip(SERVICES, made, strict=True)}
+            offset = str(free_port() % 20_000 + 1_000)
+            place = ("--data-dir", str(tmp_path / "data"), "--port-offset", offset)
+            sale = document(run(urls, "demo", *place, "--buyers", "50", "--units", "20", "--json"))
+        assert sum(sale["outcomes"].values()) == 50
+        assert not (tmp_path / "data" / "mariadb").exists()
 
 
 class TestAudit:
