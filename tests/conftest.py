@@ -43,6 +43,13 @@ def own_server() -> None:
 
 
 @pytest.fixture(scope="session")
+def reached_by_socket(migrated: Databases) -> None:
+    """For services that have certificates: on TCP they talk to no database but one that has them, too."""
+    if any("unix_socket=" not in url for url in migrated.service_urls.values()):
+        pytest.skip(f"services that have certificates need them of the database, too, or a unix_socket in {VARIABLE}")
+
+
+@pytest.fixture(scope="session")
 def migrated(database_server: DatabaseServer) -> Databases:
     """The three databases with their tables and accounts."""
     return database_server.migrated()
