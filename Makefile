@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench load faults test lint workflows advisories check hooks dist lock clean
+.PHONY: help setup up demo bench load faults test mysql lint workflows advisories check hooks dist lock image image-check clean
 
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
@@ -34,8 +34,14 @@ faults: $(VENV)/.dev ## Break everything while buyers shop, and check every prom
 	@exec $(VENV)/bin/python -m tests.faults.harness $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEEDS),--seeds $(SEEDS)) \
 		$(if $(MUTATIONS),--mutations) $(ARGS)
 
-test: $(VENV)/.dev ## Run every test
+# make test DATABASE_URL=…: make hands variables of its command line on to what it runs.
+test: $(VENV)/.dev ## Run every test, also on a server of yours: make test DATABASE_URL=mysql://root:secret@127.0.0.1:3306/
 	@$(VENV)/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+mysql: .mysql/mysqld ## Unpack MySQL (Debian only), to be tested with: make test VV_DATABASE_PROGRAM=$PWD/.mysql/mysqld
+
+.mysql/mysqld: tests/unpack_mysql.sh
+	@tests/unpack_mysql.sh .mysql
 
 lint: $(VENV)/.dev ## Check style and types
 	@$(VENV)/bin/ruff check .

@@ -31,9 +31,12 @@ _NOT_APPLIED = {1205, 1213, 1020}
 # is right all the same, because the unique keys decide (design rule 6).
 _AMBIGUOUS = {0, 1053, 1180, 1927, 2003, 2006, 2013, 2055, 4031}
 _RUN_AGAIN = _NOT_APPLIED | _AMBIGUOUS
-# Too many connections, wrong account or database, read-only, out of space, query killed: the server's state, not ours.
-_REFUSING_SERVER = {1021, 1040, 1044, 1045, 1047, 1049, 1114, 1129, 1203, 1226, 1290, 1317, 1836}
+# Too many connections, no TLS, wrong account or database, read-only, out of space, query killed, TLS missing: the
+# server's state, not ours.
+_REFUSING_SERVER = {1021, 1040, 1043, 1044, 1045, 1047, 1049, 1114, 1129, 1203, 1226, 1290, 1317, 1836, 3159}
 _RUNS_AT_MOST = 6
+# MySQL warns, in every session, of a strict mode without all of those about zeros.
+_SQL_MODE = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 # A server that is alive greets at once; the time is for a network that lost a packet or two.
 CONNECT_WITHIN_S = 5.0
 
@@ -69,8 +72,7 @@ class Database:
                 "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
                 **address,
             },
-            f"SET SESSION innodb_lock_wait_timeout = {lock_wait_s:d}, time_zone = '+00:00', "
-            "sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ENGINE_SUBSTITUTION'",
+            f"SET SESSION innodb_lock_wait_timeout = {lock_wait_s:d}, time_zone = '+00:00', sql_mode = '{_SQL_MODE}'",
         )
 
     @classmethod

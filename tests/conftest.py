@@ -1,4 +1,4 @@
-"""A real MariaDB for the whole run, the three services as real processes, and factories with defaults."""
+"""A real database server for the whole run, the three services as real processes, and factories with defaults."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -9,12 +9,11 @@ import pytest
 from common.clients import AsyncInventoryClient, AsyncOrderClient, AsyncPaymentClient, StockLevel
 from common.database import Database
 from common.telemetry import Metrics
+from tests.database_server import VARIABLE, DatabaseServer, given_url, running_server
 from tests.processes import Services
-from vv import databases, migrate
 from vv.audit import Report, audit
 from vv.audit_facts import Books
-from vv.databases import SERVICES, Databases
-from vv.mariadb import Mariadb
+from vv.databases import Databases
 
 pytest_plugins = ["tests.taking_turns"]
 
@@ -22,27 +21,38 @@ MakeSku = Callable[..., Awaitable[str]]
 Audit = Callable[[], Awaitable[Report]]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``DATABASE_URL`` all processes of pytest use the same server."""
+    for item in items:
+        if given_url() and item.get_closest_marker("whole_server"):
+            item.add_marker("alone")
+
+
 @pytest.fixture(scope="session")
-def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mariadb]:
-    """A private database server, only on a socket."""
-    server = Mariadb(tmp_path_factory.mktemp("stack"))
-    with server.running():
+def database_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseServer]:
+    """A private database server, only on a socket, or room on the one that ``DATABASE_URL`` names."""
+    with running_server(tmp_path_factory.mktemp("stack")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def migrated(mariadb: Mariadb) -> Databases:
+def own_server() -> None:
+    """For tests of the database server that vv runs, or of what becomes of ours when it dies: they start their own."""
+    if given_url():
+        pytest.skip(f"starts a database server of its own, so {VARIABLE} makes no difference to it")
+
+
+@pytest.fixture(scope="session")
+def reached_by_socket(migrated: Databases) -> None:
+    """For services that have certificates: on TCP they talk to no database but one that has them, too."""
+    if any("unix_socket=" not in url for url in migrated.service_urls.values()):
+        pytest.skip(f"services that have certificates need them of the database, too, or a unix_socket in {VARIABLE}")
+
+
+@pytest.fixture(scope="session")
+def migrated(database_server: DatabaseServer) -> Databases:
     """The three databases with their tables and accounts."""
-    return migrate_all(mariadb)
-
-
-def migrate_all(mariadb: Mariadb) -> Databases:
-    """Make the three databases on a server that is up."""
-    found = databases.embedded(mariadb)
-    for service in SERVICES:
-        migrate.apply(service, found.migration_urls[service])
-    mariadb.grant(afresh=False)
-    return found
+    return database_server.migrated()
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,7 @@ from uuid import uuid4
 import pymysql
 
 from common.database_url import parse_database_url
-from vv import accounts, migrate
-from vv.mariadb import Mariadb
+from vv import accounts
 
 LEASE = "NOW(6) + INTERVAL 1 MINUTE"
 BOUGHT = ("created", "inventory_reserved", "paid", "completed")
@@ -18,18 +17,6 @@ BOUGHT = ("created", "inventory_reserved", "paid", "completed")
 def connect(url: str) -> "pymysql.Connection[Any]":
     address = parse_database_url(url)
     return pymysql.connect(database=address.pop("db"), autocommit=True, **address)
-
-
-def forged_databases(mariadb: Mariadb) -> dict[str, str]:
-    """Make them; the URL of each, by service."""
-    urls = {}
-    for service in accounts.GRANTS:
-        url = mariadb.migration_url(service)
-        with closing(connect(url)) as connection, connection.cursor() as cursor:
-            cursor.execute(f"CREATE DATABASE forged_{service}")
-        urls[service] = url.replace(f"/{accounts.database_of(service)}?", f"/forged_{service}?")
-        migrate.apply(service, urls[service])
-    return urls
 
 
 class Forger:

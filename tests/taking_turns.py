@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.database_server import given_url
 from vv import mariadb_program
 
 _FOLDER = "turns"
@@ -32,8 +33,9 @@ def turn(folder: Path, *, alone: bool) -> Iterator[None]:
 def pytest_configure_node(node: Any) -> None:
     """In the process that starts the others: tell each where the locks are."""
     if not hasattr(node.config, _FOLDER):
-        # Once, not by all of them at the same time.
-        mariadb_program.find_or_install(print)
+        if given_url() is None:
+            # Once, not by all of them at the same time.
+            mariadb_program.find_or_install(print)
         folder = tempfile.TemporaryDirectory()
         node.config.add_cleanup(folder.cleanup)
         setattr(node.config, _FOLDER, folder.name)

@@ -48,10 +48,11 @@ port_offset_option = click.option(
 def up(data_dir: Path, port_offset: int, workers: int | None, tls: bool, gateway: bool, as_json: bool) -> None:
     """Run the whole stack in the foreground until Ctrl-C.
 
-    Starts a private MariaDB in the data folder, installing the Debian package mariadb-server-core if there is none
-    and we may, or uses ORDER_DATABASE_URL, INVENTORY_DATABASE_URL and PAYMENT_DATABASE_URL
-    (mysql://user:password@host:port/name) when these are set. Then migrates the databases, as
-    ORDER_MIGRATION_DATABASE_URL and so on if set, and starts the three services. What dies is started again.
+    Starts a private MariaDB in the data folder (or the program that VV_DATABASE_PROGRAM names, of MariaDB or MySQL),
+    installing the Debian package mariadb-server-core if there is none and we may, or uses ORDER_DATABASE_URL,
+    INVENTORY_DATABASE_URL and PAYMENT_DATABASE_URL (mysql://user:password@host:port/name) when these are set. Then
+    migrates the databases, as ORDER_MIGRATION_DATABASE_URL and so on if set, and starts the three services. What dies
+    is started again.
 
     With --gateway, variables that start with FRONT_DOOR_ are settings of the front door (deploy/gateway/defaults.env).
     nginx is not installed by this command: on Debian and Ubuntu it is in the package nginx-light.

@@ -16,7 +16,7 @@ from vv.configuration import PROGRAMS, default_of
 from vv.errors import Unavailable
 
 _HEAD = """\
-# Every variable that the services, the vv command and the front door read, with its default.
+# Every variable that the services, the vv command, compose.yaml and the front door read, with its default.
 # Made by `vv config --example`; `vv config` shows what your environment makes of them.
 #
 # Copy it to .env, take the # away where you want another value (in '' if it has blanks, & or #), and load it:
@@ -37,22 +37,35 @@ class Variable:
     description: str
 
 
+# What compose.yaml takes besides the settings.
+COMPOSE = (
+    Variable("VV_IMAGE", "vv-ecommerce:latest", "image of the services and the migrations"),
+    Variable("VV_LOAD_IMAGE", "vv-ecommerce-load:latest", "image of the load tests"),
+    Variable("VV_VERSION", "0.1.0", "version that an image which is built says it is"),
+    Variable("VV_REVISION", "unknown", "commit that an image which is built says it is of"),
+    Variable("FRONT_DOOR_PORT", "8443", "port of this machine on which the front door is reached"),
+)
+
+
 def example(commands: click.Group) -> str:
     """The text of ``.env.example``. Raises Unavailable outside of a checkout."""
     fields = {service: _fields(service) for service in PROGRAMS}
     shared = [name for name in ServiceSettings.model_fields if name.startswith(SHARED)]
     for_all = [replace(fields["order"][name], name=name.upper()) for name in shared]
-    groups = [("All services; with ORDER_, INVENTORY_ or PAYMENT_ in front, one of them", for_all)]
+    groups: list[tuple[str, Iterable[Variable]]] = [
+        ("All services; with ORDER_, INVENTORY_ or PAYMENT_ in front, one of them", for_all)
+    ]
     for service, found in fields.items():
         groups.append((f"The {service} service", [each for name, each in found.items() if name not in shared]))
     groups.append(("The vv command", [*_of_commands(commands), *_of_migrations()]))
+    groups.append(("compose.yaml, which reads .env by itself", COMPOSE))
     front_door_text = f"# --- The front door: deploy/gateway/nginx.conf.template\n\n{_front_door()}"
     return "\n".join([_HEAD, *(_group(title, found) for title, found in groups), front_door_text])
 
 
 def stray_names(commands: click.Group) -> list[str]:
     """A sentence for each variable of this process that begins like one of vv or of the front door and is none."""
-    known = {each.name for each in _of_commands(commands)}
+    known = {each.name for each in (*_of_commands(commands), *COMPOSE)}
     prefixes = ["VV_"]
     # The image of the services has no front door.
     with contextlib.suppress(Unavailable):

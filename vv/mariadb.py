@@ -98,10 +98,14 @@ class Mariadb:
             "--default-time-zone=+00:00",
             "--innodb-flush-log-at-trx-commit=1",
             "--innodb-buffer-pool-size=512M",
-            "--innodb-log-file-size=128M",
+            # MariaDB's name for it, and MySQL's for all of its log.
+            "--loose-innodb-log-file-size=128M",
+            "--loose-innodb-redo-log-capacity=128M",
             "--max-connections=500",
             "--performance-schema=off",
             "--skip-log-bin",
+            # Where Debian's MySQL has it by default there is no folder, and without one it does not start.
+            f"--secure-file-priv={self._temporary}",
             # No line for each connection that a service closes. MySQL does not know the first, MariaDB the second.
             "--loose-log-warnings=1",
             "--loose-mysqlx=OFF",
@@ -109,7 +113,8 @@ class Mariadb:
 
     def _tls_options(self) -> list[str]:
         if self._certificates is None:
-            return []
+            # Newer servers make up certificates, of which nobody could know whose they are: MariaDB, and MySQL.
+            return ["--loose-skip-ssl", "--loose-auto-generate-certs=OFF"]
         certificate, key, ca = certs.files_of(self._certificates, "database")
         return [
             f"--ssl-ca={ca}",
@@ -193,7 +198,7 @@ def _initialise(program: Path, data: Path, temporary: Path) -> None:
     half_made = Path(tempfile.mkdtemp(prefix=f"{data.name}.new-", dir=data.parent))
     command = [*_program_and_user(program), f"--datadir={half_made}", f"--tmpdir={temporary}"]
     if _is_mysql(program):
-        command, sql = [*command, "--initialize-insecure"], b""
+        command, sql = [*command, "--initialize-insecure", "--auto-generate-certs=OFF"], b""
     else:
         # What mariadb-install-db does, except that it creates neither anonymous accounts nor a root without a
         # password; and the script needs a program that mariadb-server-core does not bring.

@@ -14,12 +14,11 @@ from uuid import uuid4
 import pymysql
 
 from common.database_url import parse_database_url
+from tests.database_server import DatabaseServer
 from tests.e2e.conftest import Books
 from tests.e2e.raw import Answer, Server
 from tests.issuer_process import STAFF, IssuerProcess
 from tests.processes import ServiceProcess, Services
-from vv import accounts, migrate
-from vv.mariadb import Mariadb
 
 CLIENT = {"ORDER_AUTH_CLIENT_ID": "order-service", "ORDER_AUTH_CLIENT_SECRET": "order-secret"}
 
@@ -107,10 +106,10 @@ class Guarded:
 
 
 @contextmanager
-def guarded_stack(mariadb: Mariadb, folder: Path, **settings: str) -> Iterator[Guarded]:
+def guarded_stack(database_server: DatabaseServer, folder: Path, **settings: str) -> Iterator[Guarded]:
     """Run one, with databases of its own on a server that is up."""
-    urls = databases_of_its_own(mariadb, folder.name)
     with contextlib.ExitStack() as stack:
+        urls = stack.enter_context(database_server.further_stack(folder.name))
         issuer = IssuerProcess(folder).start()
         stack.callback(issuer.stop)
         environment = {"AUTH_ISSUER": issuer.url, **CLIENT, **settings}
@@ -119,21 +118,6 @@ def guarded_stack(mariadb: Mariadb, folder: Path, **settings: str) -> Iterator[G
         services.start()
         connections = {name: stack.enter_context(contextlib.closing(_connect(url))) for name, url in urls.items()}
         yield Guarded(issuer, services, Books(connections))
-
-
-def databases_of_its_own(mariadb: Mariadb, name: str) -> dict[str, str]:
-    """Make databases for a stack on a server that is up; their URLs, a service each."""
-    return {service: _database(mariadb, service, name) for service in accounts.GRANTS}
-
-
-def _database(mariadb: Mariadb, service: str, name: str) -> str:
-    url = mariadb.migration_url(service)
-    database = f"{name}_{service}"
-    with contextlib.closing(_connect(url)) as connection, connection.cursor() as cursor:
-        cursor.execute(f"CREATE DATABASE `{database}`")
-    url = url.replace(f"/{accounts.database_of(service)}?", f"/{database}?")
-    migrate.apply(service, url)
-    return url
 
 
 def _connect(url: str) -> "pymysql.Connection[Any]":

@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 from uuid_utils import uuid7
 
+from tests.database_server import DatabaseServer
 from tests.e2e.conftest import wait_until
 from tests.e2e.forgeries import FORGERIES, GOOD, LONG, Forge
 from tests.e2e.guarded import Guarded, Person, Trap, guarded_stack
@@ -21,7 +22,6 @@ from tests.e2e.scraped import Growth, samples
 from tests.issuer_process import BUYER, STAFF
 from tests.issuer_realm import SERVICE_SCOPE
 from tests.route_tables import ENDPOINTS, KIT_PATHS, Endpoint
-from vv.mariadb import Mariadb
 
 USER_ENDPOINTS = [endpoint for endpoint in ENDPOINTS if endpoint.route.access.scope is not None]
 INTERNAL_ENDPOINTS = [endpoint for endpoint in ENDPOINTS if endpoint.route.access.scope is None]
@@ -40,8 +40,8 @@ def trap() -> Iterator[Trap]:
 
 
 @pytest.fixture(scope="module")
-def stack(mariadb: Mariadb, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    with guarded_stack(mariadb, tmp_path_factory.mktemp("attacked")) as stack:
+def stack(database_server: DatabaseServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    with guarded_stack(database_server, tmp_path_factory.mktemp("attacked")) as stack:
         yield stack
 
 

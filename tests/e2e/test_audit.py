@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from common.clients import AsyncInventoryClient, AsyncOrderClient, AsyncPaymentClient, Order, OrderStatus, ServiceError
 from tests.conftest import MakeSku
+from tests.database_server import DatabaseServer
 from tests.e2e.conftest import Books
 from tests.e2e.test_cli import document, run
 from tests.e2e.violations import (
@@ -29,7 +30,7 @@ from tests.e2e.violations import (
     order_that_nobody_takes_up,
     stock_without_a_ledger_row,
 )
-from tests.forger import Forger, forged_databases
+from tests.forger import Forger
 from tests.gateway_process import GatewayProcess
 from tests.processes import FAST_RECOVERY, ServiceProcess, Services
 from vv.__main__ import main
@@ -38,15 +39,15 @@ from vv.audit_facts import open_books
 from vv.audit_proposals import PROPOSALS, propose
 from vv.audit_repair import repair
 from vv.databases import Databases
-from vv.mariadb import Mariadb
 
 # For what is carried out in the databases alone.
 NO_SERVICE = "http://127.0.0.1:1"
 
 
 @pytest.fixture(scope="module")
-def forged_urls(mariadb: Mariadb) -> dict[str, str]:
-    return forged_databases(mariadb)
+def forged_urls(database_server: DatabaseServer) -> Iterator[dict[str, str]]:
+    with database_server.further_stack("forged") as urls:
+        yield urls
 
 
 @pytest.fixture

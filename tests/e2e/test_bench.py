@@ -61,6 +61,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made.end()
 
 
+@pytest.mark.usefixtures("own_server")
 @pytest.mark.alone
 def test_group_commit_on_and_off_and_the_floor(bench: Bench) -> None:
     """Every run adds up; figures, CPU and memory of each process come out; data folders and processes are gone."""
@@ -85,6 +86,7 @@ def test_group_commit_on_and_off_and_the_floor(bench: Bench) -> None:
     assert bench.left_behind() == []
 
 
+@pytest.mark.usefixtures("own_server")
 def test_ctrl_c_stops_everything(bench: Bench) -> None:
     """In the middle of a run: exit code 3, a sentence, and neither stacks nor wrk nor data are left."""
     process = bench.start("--rounds", "1", "--seconds", "60", "--only", "hot_64_on")

@@ -38,7 +38,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def secured(migrated: Databases, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+def secured(
+    reached_by_socket: None, migrated: Databases, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Services]:
     """The three services with a certificate each."""
     running = Services(migrated.service_urls, tmp_path_factory.mktemp("logs"), folder)
     try:

@@ -13,10 +13,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from tests.database_server import DatabaseServer
 from tests.e2e.conftest import Servers
 from tests.processes import Services, free_port
 from vv.__main__ import main
-from vv.databases import Databases
+from vv.databases import SERVICES, Databases
 
 Vv = Callable[..., "subprocess.CompletedProcess[str]"]
 UNKNOWN_ID = "01890000-0000-7000-8000-000000000000"
@@ -123,6 +124,18 @@ class TestCommands:
         assert f"vv order get {json.loads(ended.stdout)['order_id']}" in ended.stderr
 
 
+class TestDemo:
+    def test_with_databases_of_ones_own(self, database_server: DatabaseServer, tmp_path: Path) -> None:
+        """They are migrated and used, whatever server they are on; no other is started, and the books are clean."""
+        with database_server.further(*(f"demo_{service}" for service in SERVICES)) as made:
+            urls = {f"{service.upper()}_DATABASE_URL": url for service, url in zip(SERVICES, made, strict=True)}
+            offset = str(free_port() % 20_000 + 1_000)
+            place = ("--data-dir", str(tmp_path / "data"), "--port-offset", offset)
+            sale = document(run(urls, "demo", *place, "--buyers", "50", "--units", "20", "--json"))
+        assert sum(sale["outcomes"].values()) == 50
+        assert not (tmp_path / "data" / "mariadb").exists()
+
+
 class TestAudit:
     def test_no_database_is_made(self, tmp_path: Path) -> None:
         """A mistyped folder is named, and stays what it is: not there."""
@@ -131,10 +144,10 @@ class TestAudit:
         assert "There is no database in" in ended.stderr
         assert not (tmp_path / "mistyped").exists()
 
-    def test_a_database_without_tables_is_named(self, migrated: Databases) -> None:
+    def test_a_database_without_tables_is_named(self, database_server: DatabaseServer, migrated: Databases) -> None:
         """With what to do about it."""
         urls = {f"{service.upper()}_DATABASE_URL": url for service, url in migrated.migration_urls.items()}
-        urls["ORDER_DATABASE_URL"] = urls["ORDER_DATABASE_URL"].replace("/order_db?", "/mysql?")
+        urls["ORDER_DATABASE_URL"] = database_server.url("mysql")
         ended = run(urls, "audit")
         assert ended.returncode == 3
         assert "mysql.orders" in ended.stderr

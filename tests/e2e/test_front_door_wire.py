@@ -333,7 +333,9 @@ def _read_to_the_end(connection: socket.socket) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def secured(migrated: Databases, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+def secured(
+    reached_by_socket: None, migrated: Databases, certificates: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Services]:
     """Services that talk to those with certificates only; two of them are enough."""
     services = Services(migrated.service_urls, tmp_path_factory.mktemp("secured"), certificates)
     services.order.start()

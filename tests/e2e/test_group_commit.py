@@ -99,6 +99,7 @@ async def statements(services: Services, cursor: "pymysql.cursors.Cursor", wishe
     return after - before
 
 
+@pytest.mark.whole_server
 async def test_orders_that_come_at_once_share_their_statements(
     services: Services, servers: Servers, admin: dict[str, "pymysql.cursors.Cursor"]
 ) -> None:
@@ -111,6 +112,7 @@ async def test_orders_that_come_at_once_share_their_statements(
     assert {name: count for name, count in counted.items() if count >= 256} == {}
 
 
+@pytest.mark.whole_server
 async def test_switched_off_each_order_has_its_own_statements(
     switched_off: Services, servers: Servers, admin: dict[str, "pymysql.cursors.Cursor"]
 ) -> None:

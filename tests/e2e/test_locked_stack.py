@@ -38,7 +38,7 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IssuerProcess]:
 
 
 @pytest.fixture(scope="module")
-def up(issuer: IssuerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LockedUp]:
+def up(own_server: None, issuer: IssuerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LockedUp]:
     """A stack that is locked in every way there is, with a payment gateway of its own; it outlives each test."""
     nginx_is_there()
     folder = tmp_path_factory.mktemp("locked")

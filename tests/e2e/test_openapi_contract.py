@@ -13,13 +13,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from common.contracts.base import STOCK_MAX
-from tests.e2e.guarded import Guarded, databases_of_its_own, guarded_stack
+from tests.database_server import DatabaseServer
+from tests.e2e.guarded import Guarded, guarded_stack
 from tests.e2e.raw import Server
 from tests.issuer_process import STAFF
 from tests.processes import Services
 from tests.route_tables import ROUTES
 from vv.databases import SERVICES
-from vv.mariadb import Mariadb
 
 _ROOT = Path(__file__).parents[2]
 _CONFIG = Path(__file__).with_name("schemathesis.toml")
@@ -42,22 +42,23 @@ class Run(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def open_services(mariadb: Mariadb, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+def open_services(database_server: DatabaseServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """Services that ask nobody who he is, with databases of their own: who takes stock behind the back of the order
     service, as schemathesis does, leaves books that no audit could bear."""
     folder = tmp_path_factory.mktemp("documented")
-    services = Services(databases_of_its_own(mariadb, folder.name), folder)
-    try:
-        services.start()
-        assert Server(services.inventory.url).post("/inventory/create", _MUG).status == 201
-        yield services
-    finally:
-        services.stop()
+    with database_server.further_stack(folder.name) as urls:
+        services = Services(urls, folder)
+        try:
+            services.start()
+            assert Server(services.inventory.url).post("/inventory/create", _MUG).status == 201
+            yield services
+        finally:
+            services.stop()
 
 
 @pytest.fixture(scope="module")
-def guarded(mariadb: Mariadb, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    with guarded_stack(mariadb, tmp_path_factory.mktemp("documented_guarded")) as stack:
+def guarded(database_server: DatabaseServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    with guarded_stack(database_server, tmp_path_factory.mktemp("documented_guarded")) as stack:
         assert stack.staff().inventory.post("/inventory/create", _MUG).status == 201
         yield stack
 

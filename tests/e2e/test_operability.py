@@ -23,13 +23,13 @@ from prometheus_client.parser import text_string_to_metric_families
 import order_service.settings
 from common.settings import read_settings
 from tests.conftest import log_of
+from tests.database_server import DatabaseServer
 from tests.e2e.conftest import Books, Servers, wait_until
 from tests.e2e.raw import Answer, Server, assert_problem
 from tests.e2e.scraped import metric, samples
 from tests.processes import FAST_RECOVERY, ServiceProcess, Services, free_port
 from tests.route_tables import ENDPOINTS, ROUTES, Endpoint
 from vv.databases import Databases
-from vv.mariadb import Mariadb
 
 StartService = Callable[..., ServiceProcess]
 each_service = pytest.mark.parametrize("service", ROUTES)
@@ -78,9 +78,11 @@ class TestProbes:
             assert metric(server, "vv_db_failures_total", errno="2003") >= 1
         assert "TopSecret" not in log_of(process.log) + answer.body.decode()
 
-    def test_service_with_an_unmigrated_database_is_not_ready(self, mariadb: Mariadb, tmp_path: Path) -> None:
+    def test_service_with_an_unmigrated_database_is_not_ready(
+        self, database_server: DatabaseServer, tmp_path: Path
+    ) -> None:
         """It names the migration that is missing, and the command that applies it."""
-        url = mariadb.migration_url("order").replace("order_db", "mysql")
+        url = database_server.url("mysql")
         process = ServiceProcess("order", {"ORDER_DATABASE_URL": url}, tmp_path / "log")
         with not_ready(process) as server:
             detail = server.get("/readyz").json()["detail"]
@@ -288,11 +290,11 @@ class TestLogs:
             servers.payment.get(path)
         assert not {event.get("route") for event in events_of(services.payment)} & {"/livez", "/readyz", "/metrics"}
 
-    def test_no_secret_is_logged(self, services: Services, mariadb: Mariadb) -> None:
+    def test_no_secret_is_logged(self, services: Services, database_server: DatabaseServer) -> None:
         """Neither passwords nor database URLs, whatever has happened in this session so far."""
         for service in services.all:
             log = log_of(service.log)
-            assert [name for name, password in mariadb.passwords.items() if password in log] == []
+            assert [name for name, password in database_server.passwords.items() if password in log] == []
             assert "mysql://" not in log
 
 

@@ -8,21 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.database_server import DatabaseServer
 from tests.e2e.conftest import wait_until
 from tests.e2e.guarded import Guarded, Person, guarded_stack
 from tests.e2e.raw import Server, assert_problem
 from tests.forged_tokens import TokenForger
 from tests.issuer_realm import SERVICE_SCOPE
 from tests.processes import ServiceProcess
-from vv.mariadb import Mariadb
 
 NONE = "01890000-0000-7000-8000-000000000000"
 
 
 @pytest.fixture(scope="module")
-def stack(mariadb: Mariadb, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def stack(database_server: DatabaseServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     """Without any skew: a token that has expired is of no use."""
-    with guarded_stack(mariadb, tmp_path_factory.mktemp("tokens"), AUTH_CLOCK_SKEW_S="0") as stack:
+    with guarded_stack(database_server, tmp_path_factory.mktemp("tokens"), AUTH_CLOCK_SKEW_S="0") as stack:
         yield stack
 
 

@@ -63,7 +63,7 @@ class Up:
 
 
 @pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
+def up(own_server: None, tmp_path: Path) -> Iterator[Up]:
     stack = Up(tmp_path / "data")
     yield stack
     if stack._process is not None and stack.process.poll() is None:

@@ -37,23 +37,32 @@ def violates(invariant: str, *, mends: bool = False) -> Callable[[Plant], Plant]
     return note
 
 
+def let_stock_be_negative(forger: Forger) -> None:
+    """Until the books are wiped."""
+    for table, constraint in (
+        ("inventory", "stock_is_never_negative"),
+        ("stock_ledger", "ledger_quantity_is_never_negative"),
+    ):
+        forger.execute("inventory", f"ALTER TABLE {table} DROP CONSTRAINT {constraint}")
+        again = f"ALTER TABLE {table} ADD CONSTRAINT {constraint} CHECK (quantity >= 0)"
+        forger.afterwards.callback(forger.execute, "inventory", again)
+
+
 @violates("stock_is_never_negative")
 def negative_stock(forger: Forger) -> str:
-    forger.execute("inventory", "SET SESSION check_constraint_checks = 0")
+    let_stock_be_negative(forger)
     forger.stock("negative", 0, left=-1)
     forger.ledger("r", "deduct", "negative", -1, -1)
-    forger.execute("inventory", "SET SESSION check_constraint_checks = 1")
     return "negative"
 
 
 @violates("stock_is_never_negative")
 def stock_that_was_negative(forger: Forger) -> str:
     """It never shows in the quantity: the rows came in another order than their quantities tell."""
-    forger.execute("inventory", "SET SESSION check_constraint_checks = 0")
+    let_stock_be_negative(forger)
     forger.stock("negative", 0, left=4)
     forger.ledger("r1", "deduct", "negative", -1, -1)
     forger.ledger("r2", "restock", "negative", 5, 4)
-    forger.execute("inventory", "SET SESSION check_constraint_checks = 1")
     return "negative"
 
 

@@ -7,11 +7,9 @@ import asyncio
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
-import pymysql
 import pytest
 
 from common.clients import (
@@ -21,11 +19,10 @@ from common.clients import (
     PaymentStatus,
     RetryPolicy,
 )
-from common.database_url import parse_database_url
+from tests.database_server import DatabaseServer
 from tests.gateway_process import GatewayProcess
 from tests.processes import FAST_RECOVERY, ServiceProcess
 from vv import migrate
-from vv.mariadb import Mariadb
 
 UNSETTLED = {PaymentStatus.PENDING, PaymentStatus.CANCELLING, PaymentStatus.REFUNDING}
 CHARGED = Counter({("charge", 700): 1})
@@ -42,19 +39,11 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 
 @pytest.fixture(scope="module")
 def payment(
-    mariadb: Mariadb, gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory
+    database_server: DatabaseServer, gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServiceProcess]:
     """A payment service with a database of its own, of which the audit of the sandbox's books knows nothing."""
-    admin = mariadb.migration_url("payment")
-    address = parse_database_url(admin)
-    with closing(pymysql.connect(database=address.pop("db"), **address)) as connection, connection.cursor() as cursor:
-        cursor.execute("CREATE DATABASE gateway_payment_db")
-        try:
-            yield from running_payment_service(
-                admin.replace("/payment_db?", "/gateway_payment_db?"), gateway, tmp_path_factory.mktemp("payment")
-            )
-        finally:
-            cursor.execute("DROP DATABASE gateway_payment_db")
+    with database_server.further("gateway_payment_db") as [url]:
+        yield from running_payment_service(url, gateway, tmp_path_factory.mktemp("payment"))
 
 
 def running_payment_service(url: str, gateway: GatewayProcess, folder: Path) -> Iterator[ServiceProcess]:

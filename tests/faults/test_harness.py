@@ -34,6 +34,7 @@ SHORT_RUNS = [
 ]
 
 
+@pytest.mark.usefixtures("own_server")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("plan", SHORT_RUNS, ids=lambda plan: f"seed-{plan.seed}")
 def test_promises_hold_whatever_goes_wrong(plan: Plan) -> None:
@@ -44,6 +45,7 @@ def test_promises_hold_whatever_goes_wrong(plan: Plan) -> None:
     assert sum(result.hit.values()) > 0
 
 
+@pytest.mark.usefixtures("own_server")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", QUICK)
 def test_harness_notices_the_loss_of(name: str) -> None:

@@ -24,7 +24,7 @@ _SKUS = ("HOT", "LACES", "SOCKS")
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(own_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One cluster for all faults, with plenty of stock."""
     with Cluster(tmp_path_factory.mktemp("nemesis"), seed=1).running() as running:
         asyncio.run(_stock_up(running))
@@ -69,6 +69,7 @@ async def test_after_all_faults_the_books_are_right(cluster: Cluster) -> None:
     assert report.orders
 
 
+@pytest.mark.usefixtures("own_server")
 def test_a_copy_of_the_packages_is_run(tmp_path: Path) -> None:
     """With ``source`` the services run from there, whatever is installed. Nothing of the cluster outlives it."""
     source = tmp_path / "source"

@@ -10,10 +10,9 @@ import pytest
 
 from common.clients import AsyncInventoryClient
 from common.server import raise_open_files_limit
-from tests.conftest import migrate_all
+from tests.database_server import running_server
 from tests.open_loop import Answered, Load
 from tests.processes import Services
-from vv.mariadb import Mariadb
 
 SKU = "OVERLOAD"
 USUAL_LEASES = {"ORDER_LEASE_S": "12", "PAYMENT_LEASE_S": "20"}
@@ -21,11 +20,9 @@ USUAL_LEASES = {"ORDER_LEASE_S": "12", "PAYMENT_LEASE_S": "20"}
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """With a database server of its own, or each later test would audit all of these orders."""
-    server = Mariadb(tmp_path_factory.mktemp("overload-stack"))
-    with server.running():
-        urls = migrate_all(server).service_urls
-        services = Services(urls, tmp_path_factory.mktemp("overload"), **USUAL_LEASES)
+    """With databases of its own, or each later test would audit all of these orders."""
+    with running_server(tmp_path_factory.mktemp("overload-stack")) as server:
+        services = Services(server.migrated().service_urls, tmp_path_factory.mktemp("overload"), **USUAL_LEASES)
         try:
             yield services.start()
         finally:

@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[Mariadb]:
+def secured(own_server: None, tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[Mariadb]:
     """A database server with a certificate, on a port."""
     server = Mariadb(tmp_path_factory.mktemp("secured"), free_port(), folder)
     with server.running():
@@ -39,7 +39,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mariadb]:
+def plain(own_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mariadb]:
     """A database server that knows nothing of TLS, on a port."""
     server = Mariadb(tmp_path_factory.mktemp("plain"), free_port())
     with server.running():

@@ -21,8 +21,8 @@ from payment_service.payments import Payments
 from payment_service.recovery import make_recovery
 from payment_service.settings import Settings
 from tests.conftest import open_database
+from tests.database_server import DatabaseServer
 from vv import migrate
-from vv.mariadb import Mariadb
 
 APPROVED = ChargeResult(ChargeStatus.APPROVED)
 CANCELLED = ChargeResult(ChargeStatus.CANCELLED)
@@ -101,32 +101,23 @@ class Till:
         return payment.status
 
 
-@pytest.fixture(scope="module")
-def url(mariadb: Mariadb) -> str:
-    """A database in which no service takes up what the tests leave unfinished."""
-    return mariadb.migration_url("payment").replace("/payment_db?", "/till_db?")
-
-
 @asynccontextmanager
-async def till_with(mariadb: Mariadb, url: str, gateway: Gateway) -> AsyncIterator[Till]:
-    async with open_database(mariadb.migration_url("payment")) as admin:
-        await admin.transaction(lambda tx: tx.execute("CREATE DATABASE till_db"))
-        try:
-            await asyncio.to_thread(migrate.apply, "payment", url)
-            async with open_database(url) as database:
-                yield Till(database, gateway)
-        finally:
-            await admin.transaction(lambda tx: tx.execute("DROP DATABASE till_db"))
+async def till_with(database_server: DatabaseServer, gateway: Gateway) -> AsyncIterator[Till]:
+    """With a database in which no service takes up what the tests leave unfinished."""
+    with database_server.further("till_db") as [url]:
+        await asyncio.to_thread(migrate.apply, "payment", url)
+        async with open_database(url) as database:
+            yield Till(database, gateway)
 
 
 @pytest.mark.parametrize("silences", [[], ["silence"], ["silence"] * 20], ids=["none", "one", "twenty"])
 async def test_only_answers_of_the_gateway_count_against_a_charge(
-    silences: list[str], mariadb: Mariadb, url: str
+    silences: list[str], database_server: DatabaseServer
 ) -> None:
     """A charge whose key the gateway has said three times not to know is cancelled there, and only then given up; a
     gateway that says nothing at all brings that no nearer."""
     gateway = Gateway(finds=[None, *silences, None])
-    async with till_with(mariadb, url, gateway) as till:
+    async with till_with(database_server, gateway) as till:
         await till.charge()
         ended = await till.recover(until={PaymentStatus.DECLINED, PaymentStatus.CAPTURED})
         payment = await till.payments.get(till.order_id)
@@ -138,20 +129,20 @@ async def test_only_answers_of_the_gateway_count_against_a_charge(
     assert gateway.journal[-1] == "cancel"
 
 
-async def test_a_charge_that_arrives_before_its_key_is_cancelled_is_captured(mariadb: Mariadb, url: str) -> None:
+async def test_a_charge_that_arrives_before_its_key_is_cancelled_is_captured(database_server: DatabaseServer) -> None:
     """The gateway did not know it three times, and has made it when the key is to be cancelled: it is no failure."""
     gateway = Gateway(cancels=[None, None, APPROVED])
-    async with till_with(mariadb, url, gateway) as till:
+    async with till_with(database_server, gateway) as till:
         await till.charge()
         ended = await till.recover(until={PaymentStatus.DECLINED, PaymentStatus.CAPTURED})
     assert ended is PaymentStatus.CAPTURED
     assert gateway.journal.count("cancel") == 3
 
 
-async def test_a_key_that_was_cancelled_before_a_crash_is_found_cancelled(mariadb: Mariadb, url: str) -> None:
+async def test_a_key_that_was_cancelled_before_a_crash_is_found_cancelled(database_server: DatabaseServer) -> None:
     """Who cancelled the key died before he wrote it down: whoever comes after him hears that it is cancelled."""
     gateway = Gateway(finds=[CANCELLED])
-    async with till_with(mariadb, url, gateway) as till:
+    async with till_with(database_server, gateway) as till:
         await till.charge()
         ended = await till.recover(until={PaymentStatus.DECLINED, PaymentStatus.CAPTURED})
         payment = await till.payments.get(till.order_id)
@@ -169,39 +160,41 @@ async def test_a_key_that_was_cancelled_before_a_crash_is_found_cancelled(mariad
     ids=["never_charged", "declined", "charged"],
 )
 async def test_a_cancelled_payment_is_settled_by_one_answer(
-    answer: ChargeResult, status: PaymentStatus, journal: list[str], mariadb: Mariadb, url: str
+    answer: ChargeResult, status: PaymentStatus, journal: list[str], database_server: DatabaseServer
 ) -> None:
     """What is to be done about a charge of which nobody heard is known as soon as the gateway closed its key."""
     gateway = Gateway(cancels=[answer])
-    async with till_with(mariadb, url, gateway) as till:
+    async with till_with(database_server, gateway) as till:
         await till.charge()
         assert (await till.charges.cancel(till.order_id)).status is status
     assert gateway.journal == journal
 
 
-async def test_a_cancellation_that_the_gateway_does_not_answer_is_asked_for_again(mariadb: Mariadb, url: str) -> None:
+async def test_a_cancellation_that_the_gateway_does_not_answer_is_asked_for_again(
+    database_server: DatabaseServer,
+) -> None:
     """Until it answers nobody knows; what was not answered decides nothing."""
     gateway = Gateway(cancels=[None, None, CANCELLED])
-    async with till_with(mariadb, url, gateway) as till:
+    async with till_with(database_server, gateway) as till:
         await till.charge()
         assert (await till.charges.cancel(till.order_id)).status is PaymentStatus.CANCELLING
         assert await till.recover(until={PaymentStatus.VOIDED}) is PaymentStatus.VOIDED
     assert gateway.journal == ["charge", "cancel", "cancel", "cancel"]
 
 
-async def test_a_charge_is_never_sent_again_unasked(mariadb: Mariadb, url: str) -> None:
+async def test_a_charge_is_never_sent_again_unasked(database_server: DatabaseServer) -> None:
     """Before each repetition the gateway is asked; when it knows the charge after all, that is the outcome."""
     gateway = Gateway(finds=[None, APPROVED])
-    async with till_with(mariadb, url, gateway) as till:
+    async with till_with(database_server, gateway) as till:
         await till.charge()
         assert await till.recover(until={PaymentStatus.CAPTURED}) is PaymentStatus.CAPTURED
     assert gateway.journal == ["charge", "find", "charge", "find"]
 
 
-async def test_refunds_are_confirmed_one_at_a_time(mariadb: Mariadb, url: str) -> None:
+async def test_refunds_are_confirmed_one_at_a_time(database_server: DatabaseServer) -> None:
     """Of two refunds the gateway makes the first and fails with the second: only the second one is asked for again."""
     gateway = Gateway(charges=[APPROVED], refunds=[False, True, False, True])
-    async with till_with(mariadb, url, gateway) as till:
+    async with till_with(database_server, gateway) as till:
         await till.charge()
         for amount in (100, 200):
             await till.charges.refund(RefundPayment(order_id=till.order_id, amount=amount))

@@ -415,7 +415,10 @@ def another_session(url: str) -> Iterator[tuple[Any, Callable[[], Awaitable[None
         cursor.execute("BEGIN")
 
         async def waits() -> None:
-            waiting = "SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+            waiting = (
+                "SELECT 1 FROM information_schema.innodb_trx JOIN information_schema.processlist "
+                "ON id = trx_mysql_thread_id WHERE trx_state = 'LOCK WAIT' AND db = DATABASE()"
+            )
             async with asyncio.timeout(5):
                 while not cursor.execute(waiting):
                     # The server renews this table only when nobody has looked for 0.1 seconds.

@@ -11,18 +11,16 @@ from common.transaction import Transaction
 from inventory_service import queries
 from inventory_service.stock import Stock
 from tests.conftest import open_database
+from tests.database_server import DatabaseServer
 from vv import migrate
-from vv.mariadb import Mariadb
 
 UNITS, BUYERS = 50, 200
 
 
 @pytest.fixture
-async def race_track(mariadb: Mariadb, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
+async def race_track(database_server: DatabaseServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
     """A database of its own without the CHECK constraints, which would hide a missing lock behind an error."""
-    url = mariadb.migration_url("inventory").replace("/inventory_db?", "/race_db?")
-    async with open_database(mariadb.migration_url("inventory")) as admin:
-        await admin.transaction(lambda tx: tx.execute("CREATE DATABASE race_db"))
+    with database_server.further("race_db") as [url]:
         await asyncio.to_thread(migrate.apply, "inventory", url)
         async with open_database(url, pool_size_max=16) as database:
             for table, constraint in (
@@ -33,7 +31,6 @@ async def race_track(mariadb: Mariadb, monkeypatch: pytest.MonkeyPatch) -> Async
                     lambda tx, ddl=f"ALTER TABLE {table} DROP CONSTRAINT {constraint}": tx.execute(ddl)  # type: ignore[misc]
                 )
             yield database
-        await admin.transaction(lambda tx: tx.execute("DROP DATABASE race_db"))
 
 
 async def race(database: Database) -> tuple[int, int]:

@@ -12,16 +12,16 @@ from common.contracts.orders import OrderStatus
 from common.database import Database
 from common.transaction import DuplicateKey, StaleVersion, Transaction
 from tests.conftest import open_database
-from vv.mariadb import Mariadb
+from tests.database_server import DatabaseServer
 
 ROW = "(%s, %s)"
 INSERT = "INSERT INTO deferred (id, version) VALUES %s"
 
 
 @pytest.fixture
-async def database(mariadb: Mariadb) -> AsyncIterator[Database]:
+async def database(database_server: DatabaseServer) -> AsyncIterator[Database]:
     """A database with the table ``deferred (id, version)``, empty."""
-    async with open_database(mariadb.migration_url("order")) as database:
+    async with open_database(database_server.migration_url("order")) as database:
         ddl = "CREATE TABLE deferred (id INT PRIMARY KEY, version INT NOT NULL) ENGINE = InnoDB"
         await database.transaction(lambda tx: tx.execute(ddl))
         yield database

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from common.settings_names import OF_SOME_SERVICES, names_in_doubt
 from vv import front_door
 from vv.__main__ import main
 from vv.configuration import PROGRAMS
-from vv.configuration_example import _of_commands, example
+from vv.configuration_example import COMPOSE, _of_commands, example
 
 ROOT = Path(__file__).parents[2]
 URLS = {f"{service.upper()}_DATABASE_URL": f"mysql://{service}:letmein@db/{service}_db" for service in PROGRAMS}
@@ -239,8 +240,17 @@ class TestExample:
         }
         options = {variable.name for variable in _of_commands(main)}
         assert {"VV_DATA_DIR", "VV_TOKEN", "ORDER_URL"} <= options
+        compose = {variable.name for variable in COMPOSE}
         migrations = {f"{service.upper()}_MIGRATION_DATABASE_URL" for service in PROGRAMS}
-        assert set(names) == settings_of_services | options | migrations | front_door.variables()
+        assert set(names) == settings_of_services | options | migrations | compose | front_door.variables()
+
+    def test_it_has_what_compose_takes(self) -> None:
+        """Each variable of compose.yaml is there, those that are nobody else's with the same default."""
+        text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+        taken = dict(re.findall(r"(?<!\$)\$\{([A-Z_]+)(?::-([^}]*))?\}", text))
+        names = {line[1:].partition("=")[0] for line in example(main).splitlines() if _is_assignment(line)}
+        assert {variable.name: variable.default for variable in COMPOSE}.items() <= taken.items()
+        assert taken.keys() <= names
 
     def test_defaults_are_defaults(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whoever takes all the # away changes nothing: what has no default is empty, and an empty one is not set."""
