@@ -4,11 +4,15 @@ In place of aiomysql's pool, which holds a lock while it connects, starts a task
 and wakes nobody when that one is closed.
 """
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import aiomysql
 from pymysql.constants import CLIENT
+
+# Firewalls and balancers forget idle connections after some minutes, and tell neither end.
+_IDLE_MAX_S = 60.0
 
 
 class Connection(aiomysql.Connection):  # type: ignore[misc]
@@ -40,14 +44,15 @@ class Connections:
     def __init__(self, address: Mapping[str, Any], session: str) -> None:
         self._address = address
         self._session = session
-        self._free: list[Connection] = []
+        # The one that was given back last at the end, each with the time.
+        self._free: list[tuple[float, Connection]] = []
         self._is_closed = False
 
     async def take(self) -> Connection:
         """One that nobody else has. Raises MySQLError and OSError."""
         while self._free:
-            connection = self._free.pop()
-            if connection.is_usable:
+            since, connection = self._free.pop()
+            if connection.is_usable and time.monotonic() - since < _IDLE_MAX_S:
                 return connection
             connection.close()
         return await self._open()
@@ -55,7 +60,7 @@ class Connections:
     def give_back(self, connection: Connection) -> None:
         """Keep it for the next, unless it is closed or in the middle of something."""
         if not self._is_closed and connection.is_usable:
-            self._free.append(connection)
+            self._free.append((time.monotonic(), connection))
         else:
             connection.close()
 
@@ -63,7 +68,7 @@ class Connections:
         """Close those that nobody has, and the others when they are given back."""
         self._is_closed = True
         while self._free:
-            self._free.pop().close()
+            self._free.pop()[1].close()
 
     async def _open(self) -> Connection:
         connection = Connection(**self._address)

@@ -51,6 +51,8 @@ def observe(metrics: Metrics, draining: asyncio.Event) -> Middleware:
         with tracing.request_span(f"{method} {route}", about) as span:
             response = await answer(request, handler, started, request_id, method, route)
             span.set("http.response.status_code", response.status)
+            if response.status >= 500:
+                span.failed(str(response.status))
             return response
 
     async def answer(

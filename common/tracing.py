@@ -7,6 +7,7 @@ outgoing calls, new rows and log lines take it, with or without us. What is not 
 
 import random
 import re
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 Kind = Literal["SERVER", "CLIENT", "INTERNAL"]
 Attributes = Mapping[str, str | int | float | bool | Sequence[str]]
 
-_FLUSH_WITHIN_MS = 2_000
-_STATEMENT = re.compile(r"\s*([A-Z]+).*?(?:\b(?:FROM|INTO|UPDATE)\s+(\w+)|$)", re.DOTALL)
+_FLUSH_WITHIN_S = 2.0
+_STATEMENT = re.compile(r"\s*(?:(UPDATE)\s+(\w+)|([A-Z]+)(?:\s.*?\b(?:FROM|INTO)\s+(\w+))?)", re.DOTALL)
 
 
 class Traced:
@@ -39,6 +40,14 @@ class Traced:
     def set(self, name: str, value: Any) -> None:
         if self._span is not None:
             self._span.set_attribute(name, value)
+
+    def failed(self, why: str) -> None:
+        """Mark the span as an error of that kind; not of that message, which may hold values."""
+        if self._span is not None:
+            from opentelemetry.trace import StatusCode
+
+            self._span.set_attribute("error.type", why)
+            self._span.set_status(StatusCode.ERROR)
 
 
 UNTRACED = Traced()
@@ -70,6 +79,14 @@ def shut_down() -> None:
 
 def is_on() -> bool:
     return _tracing is not None
+
+
+def outgoing() -> str | None:
+    """The ``traceparent`` of a call: what goes on here, or that it was decided not to record it."""
+    trace = context.trace_context.get()
+    if trace is not None or _tracing is None:
+        return trace
+    return f"00-{random.getrandbits(128) or 1:032x}-{random.getrandbits(64) or 1:016x}-00"
 
 
 def request_span(name: str, attributes: Attributes) -> AbstractContextManager[Traced]:
@@ -132,8 +149,10 @@ class Tracing:
         self._tracer = self._provider.get_tracer("vv-ecommerce")
 
     def shut_down(self) -> None:
-        self._provider.force_flush(_FLUSH_WITHIN_MS)
-        self._provider.shutdown()
+        # Neither of the SDK's own time limits holds when the collector is silent.
+        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(_FLUSH_WITHIN_S)
 
     def is_lucky(self) -> bool:
         """Whether a trace that begins here is recorded."""
@@ -145,9 +164,10 @@ class Tracing:
         began = self._start(name, parent, kind, attributes, links)
         token = context.trace_context.set(_traceparent(began.get_span_context()))
         try:
-            yield Traced(began)
+            traced = Traced(began)
+            yield traced
         except BaseException as error:
-            self._failed(began, error)
+            traced.failed(type(error).__name__)
             raise
         finally:
             context.trace_context.reset(token)
@@ -196,11 +216,6 @@ class Tracing:
         return self._api.SpanContext(
             int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=self._api.TraceFlags(int(flags, 16))
         )
-
-    def _failed(self, span: "Span", error: BaseException) -> None:
-        """By its kind only: a message may hold values."""
-        span.set_attribute("error.type", type(error).__name__)
-        span.set_status(self._api.StatusCode.ERROR)
 
 
 def _traceparent(span: "SpanContext") -> str:

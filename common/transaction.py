@@ -59,11 +59,14 @@ class Transaction:
 
     def defer(self, sql: str, args: Sequence[Any] | None = None) -> Answer:
         """Run a statement together with the next one that is waited for; its answer is there after that."""
+        # Without arguments nothing is formatted: a percent sign stays what it is.
+        return self._defer(sql if args is None else sql % tuple(map(self._literal, args)), sql)
+
+    def _defer(self, statement: str, sql: str) -> Answer:
         answer = Answer()
         if self._span.is_recorded:
             self._names.append(statement_name(sql))
-        # Without arguments nothing is formatted: a percent sign stays what it is.
-        self._deferred.append((sql if args is None else sql % tuple(map(self._literal, args)), answer))
+        self._deferred.append((statement, answer))
         return answer
 
     def _literal(self, value: Any) -> str:
@@ -90,7 +93,8 @@ class Transaction:
         values = list(rows)
         if not values:
             return Answer()
-        return self.defer(sql.replace("%s", ", ".join([row] * len(values)), 1), list(chain.from_iterable(values)))
+        rows_of_it = sql.replace("%s", ", ".join([row] * len(values)), 1)
+        return self._defer(rows_of_it % tuple(map(self._literal, chain.from_iterable(values))), sql)
 
     async def flush(self) -> None:
         """Run what was deferred. Raises DuplicateKey and StaleVersion."""

@@ -14,7 +14,7 @@ from aiohttp import hdrs
 from pydantic import BaseModel, SecretStr
 from yarl import URL
 
-from common import context
+from common import context, tracing
 from common.clients.discovered import open_transport
 from common.clients.replies import read_reply
 from common.clients.transport import Request
@@ -78,7 +78,7 @@ class HttpGateway:
         if self._token is not None:
             headers[hdrs.AUTHORIZATION] = f"Bearer {self._token.get_secret_value()}"
         data = None if body is None else body.model_dump_json().encode()
-        if (trace := context.trace_context.get()) is not None:
+        if (trace := tracing.outgoing()) is not None:
             headers[context.TRACE_HEADER] = trace
         request = Request(method, URL(self._base_url + path, encoded=True), headers, data)
         return read_reply(request, await self._transport.request(request, self._timeout_s), contract)

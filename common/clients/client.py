@@ -256,7 +256,7 @@ def _with_token(request: Request, token: str) -> Request:
 
 def _context_headers() -> dict[str, str]:
     headers = {context.REQUEST_ID_HEADER: context.request_id.get() or str(uuid7())}
-    trace = context.trace_context.get()
+    trace = tracing.outgoing()
     if trace is not None:
         headers[context.TRACE_HEADER] = trace
     return headers

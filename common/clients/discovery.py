@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection
 
 from common.clients.instances import Endpoint, Instances, Lease, Outcome
-from common.clients.resolver import LookupFailed, Resolver
+from common.clients.resolver import Resolver
 from common.clients.transport import NoInstance
 from common.errors import ServiceUnavailable
 
@@ -96,7 +96,7 @@ class Discovery:
     async def _look_up(self) -> None:
         try:
             answer = await self._resolver.look_up(self._record)
-        except LookupFailed as error:
+        except Exception as error:
             if self._trouble is None:
                 log.warning("%s: DNS has no answer, and its last one counts: %s", self._record, error)
             self._trouble = f"DNS has no answer ({error})"

@@ -209,7 +209,7 @@ class TestWhatIsSaid:
         }
         assert watched.call("GET", "/orders", None, said).status == 200
         head = headers_of(upstream.requests[0])
-        for name in ("Authorization", "Idempotency-Key", "X-Deadline-Ms", "traceparent"):
+        for name in ("Authorization", "Idempotency-Key", "X-Deadline-Ms"):
             assert head[name.lower()] == [said[name]]
         assert (head["x-forwarded-for"], head["x-forwarded-proto"]) == (["127.0.0.1"], ["https"])
         gone = {

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import re
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +13,10 @@ import pytest
 
 from common.clients import AsyncInventoryClient, AsyncOrderClient, Order, OrderStatus
 from common.context import trace_context
+from common.tracing import statement_name
 from tests.conftest import log_of
 from tests.e2e.conftest import wait_until
+from tests.e2e.raw import Server
 from tests.otlp_receiver import Receiver, Span
 from tests.processes import Services
 from vv.databases import Databases
@@ -172,6 +177,33 @@ def test_health_checks_are_not_recorded(receiver: Receiver, traced: Services) ->
     assert [span.name for span in receiver.spans() if re.search("livez|readyz|health|metrics", span.name)] == []
 
 
+async def test_who_begins_a_trace_decides_for_all(migrated: Databases, receiver: Receiver, tmp_path: Path) -> None:
+    """What the order service does not record, the services that it calls do not either: a trace has a beginning."""
+    quiet = Services(migrated.service_urls, tmp_path, TRACE_ENDPOINT=receiver.url, OTEL_BSP_SCHEDULE_DELAY="100")
+    before = len(receiver.spans())
+    try:
+        quiet.start(ORDER_TRACE_SAMPLE_RATIO="0", INVENTORY_TRACE_SAMPLE_RATIO="1", PAYMENT_TRACE_SAMPLE_RATIO="1")
+        async with AsyncInventoryClient(quiet.inventory.url) as inventory, AsyncOrderClient(quiet.order.url) as orders:
+            sku = (await inventory.create(product_id="p", sku=f"QUIET-{id(inventory)}", quantity=99)).sku
+            ordering = (orders.create(user_id="ada", sku=sku, total_amount=5) for _ in range(20))
+            assert {order.status for order in await asyncio.gather(*ordering)} == {OrderStatus.COMPLETED}
+    finally:
+        quiet.stop()
+    begun = {span.name for span in receiver.spans()[before:] if not span.parent}
+    assert begun == {"POST /inventory/create"}
+
+
+def test_an_error_of_ours_is_one_in_its_trace(traced: Services, receiver: Receiver) -> None:
+    """Whoever searches for errors finds the request that was answered with 5xx, and not what somebody else did wrong."""
+    server = Server(traced.inventory.url)
+    for number, deadline in ((6, "0"), (7, "9000")):
+        headers = {"traceparent": new_trace(number), "X-Deadline-Ms": deadline}
+        assert server.call("GET", "/inventory/sku?sku=none", headers=headers).status == (504 if number == 6 else 404)
+    for number, has_failed in ((6, True), (7, False)):
+        [request] = [span for span in trace_of(receiver, number, complete=1) if span.kind == SERVER]
+        assert request.has_failed is has_failed
+
+
 async def test_a_collector_that_is_down_hurts_nobody(migrated: Databases, tmp_path: Path) -> None:
     """Orders are completed, and the service ends in time, when its traces go nowhere."""
     nowhere = Services(migrated.service_urls, tmp_path, TRACE_ENDPOINT="http://127.0.0.1:9", TRACE_SAMPLE_RATIO="1")
@@ -183,3 +215,32 @@ async def test_a_collector_that_is_down_hurts_nobody(migrated: Databases, tmp_pa
         assert order.status is OrderStatus.COMPLETED
     finally:
         assert [service.stop() for service in nowhere.all] == [0, 0, 0]
+
+
+def test_a_collector_that_is_silent_holds_up_no_end() -> None:
+    """Whatever is queued for it: two seconds, and that is all."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        program = (
+            "import time; from common import tracing;"
+            f"tracing.configure('x', 'http://127.0.0.1:{silent.getsockname()[1]}', 1.0)\n"
+            "for _ in range(1500):\n"
+            "    with tracing.request_span('x', {}): pass\n"
+            "began = time.monotonic(); tracing.shut_down(); print(time.monotonic() - began)"
+        )
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True)
+    assert 1.5 < float(ended.stdout) < 4
+
+
+@pytest.mark.parametrize(
+    ("sql", "name"),
+    [
+        ("INSERT INTO orders (a) VALUES %s", "INSERT orders"),
+        ("UPDATE orders SET version = 1 WHERE order_id = %s", "UPDATE orders"),
+        ("SELECT a, b FROM stock_ledger WHERE sku = 'INTO x'", "SELECT stock_ledger"),
+        ("SELECT 1", "SELECT"),
+        ("COMMIT", "COMMIT"),
+    ],
+)
+def test_the_name_of_a_statement(sql: str, name: str) -> None:
+    """What it does, and to which table."""
+    assert statement_name(sql) == name

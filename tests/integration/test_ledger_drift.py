@@ -118,7 +118,7 @@ async def test_no_more_rows_are_read_than_wanted(database: Database, monkeypatch
 
     async def check(tx: Transaction) -> int:
         before = await rows_read(tx)
-        await drift._differences(tx, after="SKU-0", limit=4)
+        await drift._differences(tx, skus=[f"SKU-{n}" for n in range(4)])
         return await rows_read(tx) - before
 
     # Of four SKUs, twice ten rows each, and a few to begin and to end with; the ledger has 1,300.
