@@ -6,12 +6,12 @@ wants to end in its own way, as the services do, takes the signal over.
 
 import os
 import signal
-import sys
 from types import FrameType
 
 
 def _end(number: int, _: FrameType | None) -> None:
-    sys.exit(128 + number)
+    # At once: an exception may be met, and lost, in any of the modules that are being imported.
+    os._exit(128 + number)
 
 
 if os.getpid() == 1:
