@@ -194,7 +194,7 @@ async def test_who_begins_a_trace_decides_for_all(migrated: Databases, receiver:
 
 
 def test_an_error_of_ours_is_one_in_its_trace(traced: Services, receiver: Receiver) -> None:
-    """Whoever searches for errors finds the request that was answered with 5xx, and not what somebody else did wrong."""
+    """Whoever searches for errors finds what was answered with 5xx, and not what somebody else did wrong."""
     server = Server(traced.inventory.url)
     for number, deadline in ((6, "0"), (7, "9000")):
         headers = {"traceparent": new_trace(number), "X-Deadline-Ms": deadline}
