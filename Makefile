@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench load faults test mysql lint workflows advisories check hooks dist lock image image-check clean
+.PHONY: help setup extras up demo bench load faults test mysql lint workflows advisories check hooks dist lock image image-check clean
 
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
@@ -17,6 +17,8 @@ help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
 
 setup: $(VENV)/.runtime ## Install the vv command and what it needs into .venv
+
+extras: $(VENV)/.extras ## Install what is optional, too: traces, discovery by DNS
 
 up: setup ## Run the whole stack until Ctrl-C; data stays in .data
 	@exec $(VENV)/bin/vv up $(ARGS)
@@ -112,6 +114,11 @@ $(VENV)/.runtime: requirements/runtime.txt setup.cfg pyproject.toml | $(VENV)/bi
 	@echo 'Installing what requirements/runtime.txt pins.'
 	$(PIP) --require-hashes -r requirements/runtime.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.extras: $(VENV)/.runtime requirements/image.txt
+	@echo 'Installing what requirements/image.txt pins.'
+	$(PIP) --require-hashes -r requirements/image.txt
 	touch $@
 
 $(VENV)/.load: $(VENV)/.runtime requirements/load.txt

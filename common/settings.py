@@ -130,7 +130,9 @@ class ServiceSettings(BaseSettings):
         if self.tls_ca is not None:
             found |= dict.fromkeys(plain, "must begin with https, as the TLS files are set")
         if self.trace_endpoint is not None and not tracing.is_installed():
-            found["trace_endpoint"] = "tracing is not installed; install vv-ecommerce with the extra otel"
+            found["trace_endpoint"] = (
+                "OpenTelemetry is not installed; make extras installs it, or pip with the extra vv-ecommerce[otel]"
+            )
         if self.is_open and self.auth != "off":
             how = "set AUTH_ISSUER, or TLS_CERTIFICATE, TLS_KEY and TLS_CA"
             if self.auth == "on":

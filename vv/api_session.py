@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from common.clients import ServiceError
 from common.clients.blocking import BlockingClient
-from vv import stack_file
+from vv import certs, stack_file
 from vv.commands_stack import data_dir_option
 from vv.errors import Refused, Unavailable
 
@@ -103,7 +103,7 @@ def uses(
             "--token",
             envvar="VV_TOKEN",
             show_envvar=True,
-            help="An access token. A stack with TLS is called as its operator, who needs none.",
+            help="An access token. Without one a stack with TLS is called as its operator.",
         )
         @click.option(
             "--timeout",
@@ -121,7 +121,8 @@ def uses(
         ) -> None:
             tls = None
             if url is None and (stack := _stack_in(data_dir)) is not None:
-                url, tls = str(stack[service]), stack_file.tls_of(stack)
+                # A user comes as through the front door: the operator's certificate would make him somebody else.
+                url, tls = str(stack[service]), stack_file.tls_of(stack, certs.GATEWAY if token else certs.OPERATOR)
             url = url or client_class.async_class.default_url
             command(Api(client_class, url, as_json=as_json, timeout_s=timeout_s, token=token, tls=tls), **arguments)
 

@@ -18,11 +18,13 @@ from vv.folder import make_private
 CA = "ca"
 # May call everything, and serves nothing.
 OPERATOR = "operator"
+# The front door, whose users have tokens.
+GATEWAY = "gateway"
 # Asks the services for their metrics, which everybody may who has a certificate.
 PROMETHEUS = "prometheus"
 # Reaches the databases, and nobody else.
 MIGRATE = "migrate"
-NAMES = ("order", "inventory", "payment", "gateway", OPERATOR, PROMETHEUS, "payment-gateway", "database", MIGRATE)
+NAMES = ("order", "inventory", "payment", GATEWAY, OPERATOR, PROMETHEUS, "payment-gateway", "database", MIGRATE)
 DAYS = 365
 
 CLIENTS = (OPERATOR, PROMETHEUS, MIGRATE)
@@ -61,14 +63,19 @@ def files_of(folder: Path, name: str) -> tuple[Path, Path, Path]:
 
 def operator_tls(folder: Path) -> ssl.SSLContext:
     """For calls as the operator to whoever has a certificate from ``folder``. Raises Unavailable."""
-    certificate, key, ca = files_of(folder, OPERATOR)
+    return tls_of(folder, OPERATOR)
+
+
+def tls_of(folder: Path, name: str) -> ssl.SSLContext:
+    """As :func:`operator_tls`, with the certificate of ``name``."""
+    certificate, key, ca = files_of(folder, name)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
         context.load_verify_locations(ca)
         context.load_cert_chain(certificate, key)
     except OSError as error:
-        raise Unavailable(f"The operator's certificate in {folder} cannot be used ({error.strerror}).") from error
+        raise Unavailable(f"The certificate {name}.crt in {folder} cannot be used ({error.strerror}).") from error
     return context
 
 

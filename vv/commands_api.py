@@ -39,7 +39,7 @@ def order() -> None:
 
 
 @order.command("create", epilog=EPILOG)
-@click.option("--user", "user_id", required=True, help="Who buys.")
+@click.option("--user", "user_id", help="Who buys.  [default: whose token it is]")
 @click.option("--sku", help="What to buy, if it is one SKU.")
 @click.option("--quantity", type=int, help="How many of --sku.  [default: 1]")
 @click.option("--item", "items", type=SkuQuantity(), multiple=True, help="What to buy; may be repeated.")
@@ -50,7 +50,7 @@ def order() -> None:
 @uses(OrderClient, "order")
 def order_create(
     api: Api[OrderClient],
-    user_id: str,
+    user_id: str | None,
     sku: str | None,
     quantity: int | None,
     items: tuple[tuple[str, int], ...],

@@ -83,7 +83,13 @@ def _lines(found: Mapping[str, Configuration], mistakes: Sequence[str], doubts: 
         yield ""
     yield from _listed("Wrong:", mistakes)
     yield from _listed("In doubt:", doubts)
-    yield "A service would refuse to start." if mistakes else "The services would start with these settings."
+    databases = all("DATABASE_URL: is not set" in mistake for mistake in mistakes)
+    if not mistakes:
+        yield "The services would start with these settings."
+    elif databases:
+        yield "A service alone would refuse to start; vv up brings databases of its own."
+    else:
+        yield "A service would refuse to start."
 
 
 def _origin(setting: Setting) -> str:

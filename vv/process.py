@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -86,6 +87,12 @@ class Child:
                     os.killpg(self._process.pid, number)
                 else:
                     self._process.send_signal(number)
+
+    def doubts(self) -> list[str]:
+        """What a service has said of its settings at the start of this run: a sentence each."""
+        lines = self.last_lines(50).splitlines()
+        told = [json.loads(line) for line in lines if line.startswith("{") and '"setting_in_doubt"' in line]
+        return [str(line["problem"]) for line in told]
 
     def last_lines(self, count: int = 15) -> str:
         """What it wrote last, of this run only."""

@@ -180,6 +180,8 @@ class Stack:
             )
             await child.start()
         await self._services.wait_until_ready(self._children)
+        for doubt in dict.fromkeys(doubt for service in PORTS for doubt in self._children[service].doubts()):
+            self.say(f"In doubt: {doubt}")
 
     def _write_stack_file(self) -> None:
         pids = {name: child.pid for name, child in self._children.items()}

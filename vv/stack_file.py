@@ -58,10 +58,10 @@ def read(data_dir: Path) -> dict[str, Any] | None:
     return None
 
 
-def tls_of(stack: Mapping[str, Any]) -> ssl.SSLContext | None:
-    """For calls as the operator to the services of a stack, and to its gateway; None when they have no TLS.
+def tls_of(stack: Mapping[str, Any], name: str = certs.OPERATOR) -> ssl.SSLContext | None:
+    """For calls to the services of a stack, and to its gateway, with a certificate; None when they have no TLS.
 
     Raises Unavailable.
     """
     folder = stack.get("certificates")
-    return certs.operator_tls(Path(folder)) if folder else None
+    return certs.tls_of(Path(folder), name) if folder else None

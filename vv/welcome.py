@@ -32,7 +32,8 @@ def _to_paste(stack: Stack, *, asks_for_tokens: bool) -> list[str]:
     # A new SKU each time, so that what is pasted finds stock; pasted again, the first call is refused in silence.
     sku = f"MUG-{secrets.token_hex(3)}"
     stock = f'{{"product_id": "mug", "sku": "{sku}", "quantity": 1000000}}'
-    order = f'{{"user_id": "ann", "sku": "{sku}", "quantity": 2, "total_amount": 1998, "currency": "USD"}}'
+    buyer = "" if asks_for_tokens else '"user_id": "ann", '
+    order = f'{{{buyer}"sku": "{sku}", "quantity": 2, "total_amount": 1998, "currency": "USD"}}'
     notes, proof, order_url, stock_url = _way(stack, asks_for_tokens=asks_for_tokens)
     curl = " ".join(["curl -sS", *proof])
     return [
@@ -48,7 +49,8 @@ def _way(stack: Stack, *, asks_for_tokens: bool) -> tuple[list[str], list[str], 
     """The way in for who only has a shell: what to know, curl's options, and the URLs of orders and stock."""
     operator, key, ca = (shlex.quote(str(path)) for path in certs.files_of(stack.certificates, certs.OPERATOR))
     token = ['-H "Authorization: Bearer $TOKEN"'] if asks_for_tokens else []
-    notes = ["TOKEN is to be an access token of the issuer.", ""] if asks_for_tokens else []
+    notes = ["TOKEN is to be an access token of the issuer, with stock:write and orders:write.", ""]
+    notes = notes if asks_for_tokens else []
     if stack.front_door is not None and (asks_for_tokens or not stack.tls):
         return notes, ["--cacert", ca, *token], stack.front_door.url, stack.front_door.url
     if stack.tls:

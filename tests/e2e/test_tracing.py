@@ -15,6 +15,7 @@ from common.clients import AsyncInventoryClient, AsyncOrderClient, Order, OrderS
 from common.context import trace_context
 from common.tracing import statement_name
 from tests.conftest import log_of
+from tests.database_server import DatabaseServer
 from tests.e2e.conftest import wait_until
 from tests.e2e.raw import Server
 from tests.otlp_receiver import Receiver, Span
@@ -32,14 +33,17 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def traced(migrated: Databases, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """The three services, which record every trace."""
+def traced(
+    database_server: DatabaseServer, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Services]:
+    """The three services, which record every trace. Nobody else takes up what they leave unfinished."""
     settings = {"TRACE_ENDPOINT": receiver.url, "TRACE_SAMPLE_RATIO": "1", "OTEL_BSP_SCHEDULE_DELAY": "100"}
-    running = Services(migrated.service_urls, tmp_path_factory.mktemp("logs"), **settings)
-    try:
-        yield running.start()
-    finally:
-        running.stop()
+    with database_server.further_stack("traced") as urls:
+        running = Services(urls, tmp_path_factory.mktemp("logs"), **settings)
+        try:
+            yield running.start()
+        finally:
+            running.stop()
 
 
 def new_trace(number: int, *, sampled: bool = True) -> str:
