@@ -171,9 +171,7 @@ class TestMistakes:
         assert document("--service", "order", **endpoint)["mistakes"] == []
         monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto", None)
         [mistake] = document("--service", "order", **endpoint)["mistakes"]
-        assert (
-            mistake == "ORDER_TRACE_ENDPOINT: OpenTelemetry is not installed; install vv-ecommerce with the extra otel"
-        )
+        assert mistake.startswith("ORDER_TRACE_ENDPOINT: OpenTelemetry is not installed; make extras installs it")
 
     def test_another_service_is_not_asked(self) -> None:
         """With --service, what is wrong with the others does not count."""
