@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench load faults test mysql lint advisories check lock clean
+.PHONY: help setup up demo bench load faults test mysql lint workflows advisories check hooks dist lock image image-check clean
 
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
@@ -14,7 +14,7 @@ ARGS ?=
 PROCESSES ?= 2
 
 help: ## This list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
 
 setup: $(VENV)/.runtime ## Install the vv command and what it needs into .venv
 
@@ -36,7 +36,7 @@ faults: $(VENV)/.dev ## Break everything while buyers shop, and check every prom
 
 # make test DATABASE_URL=…: make hands variables of its command line on to what it runs.
 test: $(VENV)/.dev ## Run every test, also on a server of yours: make test DATABASE_URL=mysql://root:secret@127.0.0.1:3306/
-	@$(VENV)/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
+	@$(VENV)/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 mysql: .mysql/mysqld ## Unpack MySQL (Debian only), to be tested with: make test VV_DATABASE_PROGRAM=$PWD/.mysql/mysqld
 
@@ -51,7 +51,26 @@ lint: $(VENV)/.dev ## Check style and types
 advisories: $(VENV)/.dev ## Look the pinned dependencies up in a database of advisories
 	@$(VENV)/bin/python -m tests.advisories
 
-check: lint advisories test ## What CI runs
+workflows: $(VENV)/.hooks ## Check the pipelines: .github and .ci
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+	actionlint
+	zizmor --offline --quiet .github
+	shellcheck .ci/*
+	pre-commit validate-config
+
+check: lint workflows advisories test ## What must hold before a change lands
+
+hooks: $(VENV)/.dev $(VENV)/.hooks ## Have git check each commit: style, types, pipelines, secrets
+	@$(VENV)/bin/pre-commit install
+
+dist: $(VENV)/.runtime ## Build sdist and wheel into dist/
+	@rm -rf dist build *.egg-info
+	# With the setuptools that is pinned. Both carry the time of the commit, so that whoever builds it gets the same wheel.
+	export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct)
+	for kind in sdist wheel; do
+		$(VENV)/bin/python -c "from setuptools import build_meta; build_meta.build_$$kind('dist')" > /dev/null
+	done
+	ls dist
 
 lock: $(VENV)/.runtime ## Resolve the versions in requirements/ anew
 	@$(PIP) uv
@@ -65,8 +84,25 @@ lock: $(VENV)/.runtime ## Resolve the versions in requirements/ anew
 	}
 	compile runtime
 	compile load --extra load --constraint requirements/runtime.txt
+	# What the image has: the services with all that they can do.
+	compile image --extra discovery --extra otel --constraint requirements/load.txt
 	# The load tests are tested, too.
-	compile dev --extra test --extra lint --extra load --constraint requirements/load.txt
+	compile dev --extra test --extra lint --extra load --extra discovery --extra otel \
+		--constraint requirements/image.txt --constraint requirements/load.txt
+	compile hooks --extra hooks --constraint requirements/dev.txt
+
+# The base by the digest that its tag has now; IMAGE and VERSION may be given.
+IMAGE ?= vv-ecommerce
+image: ## Build the container image
+	@version=$${VERSION:-$$(sed -n 's/^version = //p' setup.cfg)}
+	base=$$(sed -n 's/^ARG PYTHON_IMAGE=//p' Dockerfile | head -n 1)
+	digest=$$(docker buildx imagetools inspect "$$base" --format '{{.Manifest.Digest}}')
+	docker build --build-arg "PYTHON_IMAGE=$$base@$$digest" --build-arg "VERSION=$$version" \
+		--build-arg "REVISION=$$(git rev-parse HEAD)" --tag "$(IMAGE):$$version" --tag "$(IMAGE):latest" $(ARGS) .
+
+image-check: $(VENV)/.dev ## Carry out the image's steps without a container engine, and run it: needs root, debootstrap, Python 3.13
+	@python=$${PYTHON:-$$(command -v python3.13)}
+	$(VENV)/bin/python -m tests.image --python "$$python" $(ARGS)
 
 clean: ## Remove .venv and caches; .data stays
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -86,6 +122,11 @@ $(VENV)/.load: $(VENV)/.runtime requirements/load.txt
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	@echo 'Installing what requirements/dev.txt pins.'
 	$(PIP) --require-hashes -r requirements/dev.txt
+	touch $@
+
+$(VENV)/.hooks: $(VENV)/.runtime requirements/hooks.txt
+	@echo 'Installing what requirements/hooks.txt pins.'
+	$(PIP) --require-hashes -r requirements/hooks.txt
 	touch $@
 
 # The first Python that is new enough, or PYTHON=… A bare Debian has no venv for it until its package is there.

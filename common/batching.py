@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from common import tracing
+from common.context import trace_context
 from common.errors import InternalError, Overloaded, ServiceError
 from common.settings import ServiceSettings
 from common.telemetry import Metrics, log
@@ -22,6 +24,10 @@ _WORTH_HALVING = 16
 _SLOW_AFTER_S = 0.1
 # Batches on their way at once, however many of them wait. More than the failures that open a circuit breaker.
 _RUNNING_MAX = 64
+
+# Refusals that no item of a batch is to blame for.
+_ABOUT_THE_CALLER = (401, 403)
+_ONE = {"vv.batch.items": 1}
 
 RunBatch = Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]]
 
@@ -51,7 +57,7 @@ async def run_in_halves(run: RunBatch[Item, Result], items: Sequence[Item]) -> S
     try:
         return await _run(run, [*items])
     except Exception as error:
-        is_outage = isinstance(error, ServiceError) and not error.is_refusal
+        is_outage = isinstance(error, ServiceError) and (not error.is_refusal or error.status in _ABOUT_THE_CALLER)
         if len(items) == 1 or is_outage:
             return [error] * len(items)
     middle = len(items) // 2
@@ -77,6 +83,8 @@ class Batcher(Generic[Item, Result]):
     until fewer than ``in_flight_max`` batches are in flight, not counting those that have long been :meth:`waiting`.
 
     As long as items come one at a time, each runs in its caller's own task; with ``max_batch=1`` all do.
+
+    A batch is a span in the trace of one of its items, linked to the others; with ``seen_by_all`` in theirs, too.
     """
 
     def __init__(
@@ -87,7 +95,10 @@ class Batcher(Generic[Item, Result]):
         metrics: Metrics,
         *,
         in_flight_max: int | None = None,
+        seen_by_all: bool = False,
     ) -> None:
+        self._name = name
+        self._seen_by_all = seen_by_all
         self._run = run
         self._settings = settings
         self._in_flight_max = in_flight_max or settings.batches_in_flight_max
@@ -218,7 +229,8 @@ class Batcher(Generic[Item, Result]):
         self._start_batches()
 
     async def _run_alone(self, item: Item) -> Result:
-        [outcome] = await _run(self._run, [item])
+        with tracing.span(f"batch {self._name}", attributes=_ONE):
+            [outcome] = await _run(self._run, [item])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -227,7 +239,10 @@ class Batcher(Generic[Item, Result]):
         started = time.perf_counter()
         for waiting in batch:
             self._wait.observe(started - waiting.since)
-        await self._settle(batch)
+        traces = (waiting.context.get(trace_context) for waiting in batch)
+        about = {"vv.batch.items": len(batch)}
+        with tracing.shared_span(f"batch {self._name}", traces, about, seen_by_all=self._seen_by_all):
+            await self._settle(batch)
 
     async def _settle(self, batch: list[_Waiting[Item, Result]]) -> None:
         outcomes = await run_in_halves(self._run, [waiting.item for waiting in batch])

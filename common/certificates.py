@@ -2,8 +2,11 @@
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
+
+from cryptography import x509
 
 from common.telemetry import log
 
@@ -14,16 +17,23 @@ class Certificates:
     """This service's certificate and key, and the CA whose certificates it believes; PEM files.
 
     ``server`` and ``client`` are the contexts for either end: TLS 1.3, and nobody without a certificate.
+    ``expires_at`` is told, now and whenever the files are taken over, when the certificate expires (Unix time).
     Raises OSError (ssl.SSLError is one) when the files cannot be used.
     """
 
-    def __init__(self, certificate: Path, key: Path, ca: Path) -> None:
+    def __init__(
+        self, certificate: Path, key: Path, ca: Path, *, expires_at: Callable[[float], None] = lambda _: None
+    ) -> None:
         self._pair = (certificate, key)
+        self._expires_at = expires_at
         self._contexts: list[tuple[ssl.SSLContext, Path]] = []
         self.server = self._new(ssl.PROTOCOL_TLS_SERVER, ca)
         self.server.verify_mode = ssl.CERT_REQUIRED
+        # With a ticket a certificate that has expired since would not be looked at again.
+        self.server.num_tickets = 0
         self.client = self._new(ssl.PROTOCOL_TLS_CLIENT, ca)
         self._seen = self._state()
+        self._tell_expiry()
 
     def client_believing(self, ca: Path) -> ssl.SSLContext:
         """A context for calling somebody whose certificate is of another CA. Raises OSError."""
@@ -51,10 +61,12 @@ class Certificates:
                 self._load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ca)
             for context, ca in self._contexts:
                 self._load_into(context, ca)
-        except OSError as error:
+        except Exception as error:
+            # Whatever it is: who stopped looking would go on with what expires.
             log.warning("certificates_not_usable", problem=str(error))
         else:
             self._seen = state
+            self._tell_expiry()
             log.info("certificates_taken_over")
 
     def _new(self, protocol: ssl._SSLMethod, ca: Path) -> ssl.SSLContext:
@@ -67,6 +79,15 @@ class Certificates:
     def _load_into(self, context: ssl.SSLContext, ca: Path) -> None:
         context.load_cert_chain(*self._pair)
         context.load_verify_locations(ca)
+
+    def _tell_expiry(self) -> None:
+        try:
+            found = x509.load_pem_x509_certificates(self._pair[0].read_bytes())
+        except (OSError, ValueError) as error:
+            log.warning("certificate_expiry_unknown", problem=str(error))
+            return
+        # The file may also have certificates between this one and its CA; without any of them it is worth nothing.
+        self._expires_at(min(one.not_valid_after_utc for one in found).timestamp())
 
     def _state(self) -> list[tuple[int, int, int] | None]:
         return [_stamp(file) for file in (*self._pair, *(ca for _, ca in self._contexts))]

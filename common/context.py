@@ -26,6 +26,22 @@ def is_trace_context(text: str) -> bool:
     return _TRACEPARENT.fullmatch(text) is not None
 
 
+def sampled_trace() -> str | None:
+    """The trace that is going on, if somebody records it; nobody else has a use for its context later on."""
+    trace = trace_context.get()
+    return trace if trace is not None and is_sampled(trace) else None
+
+
+def is_sampled(trace: str) -> bool:
+    """By the last bit of its flags: https://www.w3.org/TR/trace-context/#sampled-flag"""
+    return trace[-1] in "13579bdf"
+
+
+def is_same_trace(one: str, other: str) -> bool:
+    """Whether two contexts are of spans of one trace."""
+    return one[:35] == other[:35]
+
+
 def set_deadline(seconds: float | None) -> None:
     """Give the current task and what it starts ``seconds`` from now; ``None`` lifts the limit."""
     _deadline.set(None if seconds is None else time.monotonic() + seconds)

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import aiomysql
 from pymysql.err import MySQLError
 
+from common import tracing
+from common.connections import Connections
 from common.context import seconds_left
 from common.database_url import parse_database_url
 from common.errors import DatabaseUnavailable, Overloaded
@@ -54,15 +55,25 @@ class Database:
         transaction_timeout_s: float,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._address = parse_database_url(url, tls)
+        address = parse_database_url(url, tls)
         self._metrics = metrics
+        metrics.pool_max.set(pool_size_max)
         self._pool_size_max = pool_size_max
         self._pool_wait_s = pool_wait_s
-        self._lock_wait_s = lock_wait_s
         self._transaction_timeout_s = transaction_timeout_s
-        # Nobody ever waits inside aiomysql's pool: releasing a connection that was closed wakes no waiter there.
         self._slots = asyncio.Semaphore(pool_size_max)
-        self._pool: Any = None
+        self._connections = Connections(
+            {
+                # Autocommit, so that a connection given back keeps neither a snapshot nor row locks.
+                "autocommit": True,
+                "charset": "utf8mb4",
+                # Not aiomysql's, which leaves out the greeting, and whose wait_for may swallow a cancellation (3.11).
+                "connect_timeout": None,
+                "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+                **address,
+            },
+            f"SET SESSION innodb_lock_wait_timeout = {lock_wait_s:d}, time_zone = '+00:00', sql_mode = '{_SQL_MODE}'",
+        )
 
     @classmethod
     def from_settings(cls, settings: "ServiceSettings", metrics: Metrics, tls: ssl.SSLContext | None) -> Self:
@@ -77,23 +88,11 @@ class Database:
         )
 
     async def __aenter__(self) -> Self:
-        """Make the pool ready. Connections are made when they are first needed."""
-        self._pool = await aiomysql.create_pool(
-            minsize=0,
-            maxsize=self._pool_size_max,
-            # Autocommit, so that a connection given back keeps neither a snapshot nor row locks.
-            autocommit=True,
-            charset="utf8mb4",
-            # Not aiomysql's, which leaves out the greeting; and its wait_for may swallow a cancellation (Python 3.11).
-            connect_timeout=None,
-            init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-            **self._address,
-        )
+        """Connections are made when they are first needed."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._pool.close()
-        await self._pool.wait_closed()
+        self._connections.close()
 
     async def transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run ``work`` in a transaction and commit; run it again as a whole when the server says so.
@@ -105,17 +104,18 @@ class Database:
         was_lost = False
         for run in range(1, _RUNS_AT_MOST + 1):
             try:
-                async with self._cursor() as cursor:
-                    tx = Transaction(cursor, is_rerun=run > 1, was_lost=was_lost)
-                    tx.defer("BEGIN")
-                    result = await work(tx)
-                    if not tx.is_committed:
-                        await tx.commit()
-                    return result
+                with tracing.span("transaction", "CLIENT", {"vv.transaction.run": run}) as span:
+                    async with self._cursor() as cursor:
+                        tx = Transaction(cursor, is_rerun=run > 1, was_lost=was_lost, span=span)
+                        tx.defer("BEGIN")
+                        result = await work(tx)
+                        if not tx.is_committed:
+                            await tx.commit()
+                        return result
             except (MySQLError, OSError, TimeoutError) as error:
                 errno = _errno(error)
                 if errno not in _RUN_AGAIN or run == _RUNS_AT_MOST:
-                    raise _as_service_error(error) from error
+                    raise self._as_service_error(error) from error
                 self._metrics.transaction_retries.labels(str(errno)).inc()
                 log.debug("transaction_run_again", errno=errno, run=run)
                 was_lost = was_lost or errno in _AMBIGUOUS
@@ -125,10 +125,11 @@ class Database:
     async def read(self, query: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run plain reads, each seeing what is committed when it starts. Raises as :meth:`transaction` does."""
         try:
-            async with self._cursor() as cursor:
-                return await query(Transaction(cursor))
+            with tracing.span("read", "CLIENT") as span:
+                async with self._cursor() as cursor:
+                    return await query(Transaction(cursor, span=span))
         except (MySQLError, OSError, TimeoutError) as error:
-            raise _as_service_error(error) from error
+            raise self._as_service_error(error) from error
 
     def readiness(self, revision: str) -> Callable[[], Awaitable[str | None]]:
         """What ``/readyz`` asks: why the database cannot be used yet, or ``None`` when it is there and migrated."""
@@ -149,6 +150,15 @@ class Database:
             return None if applied else f"The database lacks the migration {revision}; run: vv migrate apply"
 
         return why_not_ready
+
+    def _as_service_error(self, error: Exception) -> Exception:
+        """Outages become DatabaseUnavailable; a statement that the server refuses is a bug and stays what it is."""
+        errno = _errno(error)
+        if isinstance(error, OSError | TimeoutError) or errno in _RUN_AGAIN | _REFUSING_SERVER:
+            self._metrics.database_failures.labels("timeout" if errno is None else str(errno)).inc()
+            log.warning("database_unavailable", errno=errno, error=type(error).__name__)
+            return DatabaseUnavailable(retry_after_s=1)
+        return error
 
     @asynccontextmanager
     async def _cursor(self) -> AsyncIterator[Any]:
@@ -173,39 +183,17 @@ class Database:
             connection = await self._connect()
             self._metrics.pool_in_use.inc()
             try:
-                yield connection
+                with self._metrics.timed(self._metrics.transaction_duration):
+                    yield connection
             finally:
                 self._metrics.pool_in_use.dec()
-                self._release(connection)
+                self._connections.give_back(connection)
         finally:
             self._slots.release()
 
-    def _release(self, connection: Any) -> None:
-        # Not awaited: it would only wait to wake those who wait inside the pool, and nobody does.
-        self._pool.release(connection)
-
     async def _connect(self) -> Any:
         async with asyncio.timeout(CONNECT_WITHIN_S):
-            return await self._acquire()
-
-    async def _acquire(self) -> Any:
-        connection = await self._pool.acquire()
-        if not hasattr(connection, "vv_ready"):
-            try:
-                # aiomysql goes on without TLS, and says nothing, when the server has none.
-                if "ssl" in self._address and not connection._secure:
-                    raise ConnectionError("The database has no TLS.")
-                async with connection.cursor() as cursor:
-                    await cursor.execute(
-                        f"SET SESSION innodb_lock_wait_timeout = %s, time_zone = '+00:00', sql_mode = '{_SQL_MODE}'",
-                        (self._lock_wait_s,),
-                    )
-            except BaseException:
-                connection.close()
-                self._release(connection)
-                raise
-            connection.vv_ready = True
-        return connection
+            return await self._connections.take()
 
 
 async def _make_reusable_or_close(connection: Any, error: BaseException) -> None:
@@ -231,12 +219,3 @@ def _errno(error: BaseException) -> int | None:
         # Without a number it is aiomysql that lost the thread of the protocol, as good as a lost connection.
         return error.args[0] if error.args and isinstance(error.args[0], int) else 2013
     return 2013 if isinstance(error, ConnectionError) else None
-
-
-def _as_service_error(error: Exception) -> Exception:
-    """Outages become DatabaseUnavailable; a statement that the server refuses is a bug and stays what it is."""
-    errno = _errno(error)
-    if isinstance(error, OSError | TimeoutError) or errno in _RUN_AGAIN | _REFUSING_SERVER:
-        log.warning("database_unavailable", errno=errno, error=type(error).__name__)
-        return DatabaseUnavailable(retry_after_s=1)
-    return error

@@ -15,15 +15,22 @@ def parse_database_url(url: str, tls: ssl.SSLContext | None = None) -> dict[str,
 
     Raises ValueError with a sentence that does not contain the password.
     """
-    parts = urlsplit(url)
+    quoting = "quote / : @ ? # [ ] in its password (%2F %3A %40 %3F %23 %5B %5D)"
+    # The messages of urllib have what stands in the wrong place, which is a piece of a password that was not quoted.
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(f"must {quoting}") from None
     if parts.scheme not in ("mysql", "mariadb") or not parts.path.strip("/"):
         raise ValueError("must look like mysql://user:password@host:port/name")
     try:
         port = parts.port or 3306
     except ValueError:
-        # Its message has what stands there, which is a piece of a password that was not quoted.
-        raise ValueError("must have a number for a port, and quote / : @ in its password (%2F %3A %40)") from None
-    options = parse_qs(parts.query)
+        raise ValueError(f"must have a number for a port, and {quoting}") from None
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        # What is taken for a host, a port or an option may be a piece of the password.
+        raise ValueError(f"must {quoting}")
+    options = parse_qs(parts.query, keep_blank_values=True)
     unknown = options.keys() - {"unix_socket", *_TLS_FILES}
     if unknown:
         raise ValueError(f"has unknown options: {', '.join(sorted(unknown))}")
@@ -41,11 +48,20 @@ def parse_database_url(url: str, tls: ssl.SSLContext | None = None) -> dict[str,
     return address | ({} if encrypted is None else {"ssl": encrypted})
 
 
+def masked_database_url(url: str) -> str:
+    """A URL that can be parsed, without its password."""
+    parts = urlsplit(url)
+    before, has_user, address = parts.netloc.rpartition("@")
+    user, has_password, _ = before.partition(":")
+    return parts._replace(netloc=f"{user}{':***' if has_password else ''}{has_user}{address}").geturl()
+
+
 def _tls_of(files: dict[str, str]) -> ssl.SSLContext:
     if "ssl_ca" not in files or ("ssl_cert" in files) != ("ssl_key" in files):
         raise ValueError("must name ssl_ca, and ssl_cert and ssl_key together")
     try:
-        context = ssl.create_default_context(cafile=files["ssl_ca"])
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(files["ssl_ca"])
         if "ssl_cert" in files:
             context.load_cert_chain(files["ssl_cert"], files["ssl_key"])
     except OSError as error:

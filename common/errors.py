@@ -169,6 +169,8 @@ class Unauthenticated(ServiceError):
 
     code = "unauthenticated"
     status = 401
+    # For the metrics; the caller is not told.
+    reason = "no_token"
     challenge = "Bearer"
 
 
@@ -177,6 +179,8 @@ class Forbidden(ServiceError):
 
     code = "forbidden"
     status = 403
+    # For the metrics; the caller is not told.
+    reason = "lacks_scope"
     challenge = 'Bearer error="insufficient_scope"'
 
 

@@ -14,7 +14,7 @@ from aiohttp.typedefs import Middleware
 from prometheus_client import Counter, Histogram
 from uuid_utils import uuid7
 
-from common import context, errors
+from common import context, errors, tracing
 from common.telemetry import Metrics, log
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -43,11 +43,22 @@ def observe(metrics: Metrics, draining: asyncio.Event) -> Middleware:
         started = time.perf_counter()
         request_id = _take_context(request)
         structlog.contextvars.clear_contextvars()
+        route = _route_template(request)
+        method = request.method if request.method in hdrs.METH_ALL else "OTHER"
+        if route in UNLOGGED or not tracing.is_on():
+            return await answer(request, handler, started, request_id, method, route)
+        about = {"http.request.method": method, "http.route": route, "vv.request_id": request_id}
+        with tracing.request_span(f"{method} {route}", about) as span:
+            response = await answer(request, handler, started, request_id, method, route)
+            span.set("http.response.status_code", response.status)
+            return response
+
+    async def answer(
+        request: web.Request, handler: Handler, started: float, request_id: str, method: str, route: str
+    ) -> web.StreamResponse:
         with metrics.in_flight.track_inprogress():
             response = await handler(request)
         seconds = time.perf_counter() - started
-        route = _route_template(request)
-        method = request.method if request.method in hdrs.METH_ALL else "OTHER"
         count, latency = series(method, route, response.status)
         count.inc()
         latency.observe(seconds)

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import structlog
 from uuid_utils import uuid7
 
-from common import context
+from common import context, tracing
 from common.errors import ServiceError
 from common.telemetry import Metrics, log
 
@@ -92,7 +92,10 @@ class Recovery(Generic[R]):
     async def _take_up(self, item: R, traces: Mapping[str, str]) -> str:
         context.request_id.set(str(uuid7()))
         context.trace_context.set(traces.get(item.order_id))
-        with structlog.contextvars.bound_contextvars(order_id=item.order_id):
+        with (
+            structlog.contextvars.bound_contextvars(order_id=item.order_id),
+            tracing.span(f"recover {self._name}", attributes={"vv.order_id": item.order_id}),
+        ):
             status = str(item.status)
             try:
                 status = str((await self._advance(item)).status)

@@ -10,6 +10,7 @@ from common.certificates import Certificates
 from common.guard import Guard
 from common.issuer import Issuer
 from common.settings import ServiceSettings, refuse_setting
+from common.telemetry import Metrics
 from common.tokens import Tokens
 
 
@@ -24,16 +25,16 @@ class Security:
         self._certificates = certificates
 
     @classmethod
-    def from_settings(cls, settings: ServiceSettings) -> "Security":
+    def from_settings(cls, settings: ServiceSettings, metrics: Metrics) -> "Security":
         """Ends the process when certificates are configured that cannot be used."""
-        certificates = _certificates(settings)
+        certificates = _certificates(settings, metrics)
         if settings.is_open:
             return cls(None, None, certificates)
         if settings.auth_issuer is None:
-            return cls(Guard(None), None, certificates)
+            return cls(Guard(None, by_certificate=True), None, certificates)
         issuer = Issuer(settings.auth_issuer)
         tokens = Tokens(issuer, audience=settings.auth_audience, skew_s=settings.auth_clock_skew_s)
-        return cls(Guard(tokens), issuer, certificates)
+        return cls(Guard(tokens, by_certificate=certificates is not None), issuer, certificates)
 
     @property
     def server_tls(self) -> ssl.SSLContext | None:
@@ -48,7 +49,9 @@ class Security:
     def client_tls_believing(self, ca: Path) -> ssl.SSLContext:
         """As ``client_tls``, for calls to somebody whose certificate is of another CA. Raises OSError."""
         if self._certificates is None:
-            return ssl.create_default_context(cafile=ca)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_verify_locations(ca)
+            return context
         return self._certificates.client_believing(ca)
 
     def why_not_ready(self) -> str | None:
@@ -65,10 +68,12 @@ class Security:
             yield
 
 
-def _certificates(settings: ServiceSettings) -> Certificates | None:
+def _certificates(settings: ServiceSettings, metrics: Metrics) -> Certificates | None:
     if settings.tls_certificate is None or settings.tls_key is None or settings.tls_ca is None:
         return None
     try:
-        return Certificates(settings.tls_certificate, settings.tls_key, settings.tls_ca)
+        return Certificates(
+            settings.tls_certificate, settings.tls_key, settings.tls_ca, expires_at=metrics.certificate_expiry().set
+        )
     except OSError as error:
         refuse_setting(settings, "tls_certificate", f"cannot be used with its key and CA: {error.strerror or error}")

@@ -14,19 +14,13 @@ from typing import Any
 
 from aiohttp import web
 
-from common import worker_metrics
-from common.door import is_whole
-from common.middleware import malformed_http
+from common import tracing, worker_metrics
+from common.protocol import KEEPALIVE_S, PATIENCE_S, Runner
 from common.settings import S, ServiceSettings, read_settings, refuse_port
 from common.telemetry import configure_logging, log
-from common.web import DOOR, DRAINING, SECURITY
+from common.web import DRAINING, SECURITY
 from common.workers import NUMBER_FLAG, supervise
 
-# Longer than the keep-alive of usual proxies (60 s), which must be the side that closes.
-_KEEPALIVE_S = 75.0
-# For the first request of a connection to come, for a head that has begun to be complete, and for a reply to be taken.
-# Enough for poor lines; who takes longer holds a connection, and most who do mean to.
-_PATIENCE_S = 10.0
 # With the time for a body (common/web.py) no longer than that: the rest of one that nobody wants is read for so long,
 # as a connection that closes with bytes unread is reset, and the caller would not get to read why.
 _LINGER_S = 2.0
@@ -44,7 +38,10 @@ def main(service: str, settings_class: type[S], make_app: Callable[[S], web.Appl
         raise SystemExit(supervise(settings))
     if worker is not None:
         worker_metrics.share_as(worker)
+    if settings.trace_endpoint is not None:
+        tracing.configure(service, settings.trace_endpoint, settings.trace_sample_ratio)
     run(make_app(settings), settings, is_worker=worker is not None)
+    tracing.shut_down()
 
 
 def run(app: web.Application, settings: ServiceSettings, *, is_worker: bool = False) -> None:
@@ -77,10 +74,10 @@ async def _serve(app: web.Application, settings: ServiceSettings, *, is_worker: 
     if is_worker:
         _stop_with_the_supervisor(stopped)
 
-    runner = _Runner(
+    runner = Runner(
         app,
         access_log=None,
-        keepalive_timeout=_KEEPALIVE_S,
+        keepalive_timeout=KEEPALIVE_S,
         lingering_time=_LINGER_S,
         shutdown_timeout=settings.drain_timeout_s,
     )
@@ -133,7 +130,13 @@ class _Site(web.TCPSite):
     @property
     def tls(self) -> dict[str, Any]:
         """As asyncio takes it."""
-        return {} if self._ssl_context is None else {"ssl": self._ssl_context, "ssl_handshake_timeout": _PATIENCE_S}
+        if self._ssl_context is None:
+            return {}
+        return {
+            "ssl": self._ssl_context,
+            "ssl_handshake_timeout": PATIENCE_S,
+            "ssl_shutdown_timeout": _LINGER_S,
+        }
 
 
 async def _close_port(site: _Site, runner: web.AppRunner) -> None:
@@ -163,115 +166,6 @@ def _stop_with_the_supervisor(stopped: asyncio.Event) -> None:
         stopped.set()
 
     loop.add_reader(sys.stdin, stop)
-
-
-class _RequestHandler(web.RequestHandler):
-    """aiohttp's connection handler, with problem documents also for bytes that are not a request, with a door, and
-    without patience for clients that are slow, which is what aiohttp has no limits for."""
-
-    __slots__ = ("_door", "_draining", "_head_due", "_is_partial", "_reply_due")
-
-    def __init__(self, *args: Any, app: web.Application, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # The floor of the benchmark has none.
-        self._door = app.get(DOOR)
-        self._draining = app[DRAINING]
-        # Whether the parser may hold the beginning of a request.
-        self._is_partial = False
-        # When the connection is cut, unless something happens before.
-        self._head_due: asyncio.TimerHandle | None = None
-        self._reply_due: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._head_due = self._loop.call_later(_PATIENCE_S, self.force_close)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        for due in (self._head_due, self._reply_due):
-            if due is not None:
-                due.cancel()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        assert self.transport is not None
-        self._reply_due = self._loop.call_later(_PATIENCE_S, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._reply_due is not None:
-            self._reply_due.cancel()
-
-    def data_received(self, data: bytes) -> None:
-        was_idle = self._is_waiting()
-        if was_idle and self._refuse(data):
-            self._expect_head(began=False)
-            return
-        super().data_received(data)
-        self._expect_head(began=self._is_waiting())
-        if self._door is not None:
-            # Behind a request, in the same bytes or while it is being answered, the next one may have begun.
-            self._is_partial = not was_idle or self._is_waiting() or not is_whole(data)
-
-    def _expect_head(self, *, began: bool) -> None:
-        """A head that has begun is to be complete in time; between requests a client may take longer."""
-        if not began and self._head_due is not None:
-            self._head_due.cancel()
-            self._head_due = None
-        elif began and self._head_due is None:
-            self._head_due = self._loop.call_later(_PATIENCE_S, self.force_close)
-
-    def _refuse(self, data: bytes) -> bool:
-        """Answer at the door, if it is full. Who does not read the answers goes the usual way, which waits for him."""
-        door = self._door
-        if door is None or not door.is_full or self._is_partial or self.writing_paused or self._draining.is_set():
-            return False
-        reply = door.refuse(data)
-        if reply is None:
-            return False
-        assert self.transport is not None
-        self.transport.write(reply)
-        self._next_keepalive_close_time = self._loop.time() + _KEEPALIVE_S
-        return True
-
-    def _is_waiting(self) -> bool:
-        """Whether aiohttp waits for a request that has not come yet, or not as a whole."""
-        return self._waiter is not None and not self._waiter.done()
-
-    def handle_error(
-        self,
-        request: Any,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if not 400 <= status < 500:
-            return super().handle_error(request, status, exc, message)
-        response = malformed_http(message)
-        response.force_close()
-        return response
-
-    def log_exception(self, *args: Any, **kwargs: Any) -> None:
-        # A body that could not be decoded was answered already; aiohttp meets it again while it reads the rest.
-        if not isinstance(kwargs.get("exc_info"), web.RequestPayloadError):
-            super().log_exception(*args, **kwargs)
-
-
-class _Server(web.Server):
-    app: web.Application
-
-    def __call__(self) -> web.RequestHandler:
-        return _RequestHandler(self, loop=self._loop, app=self.app, **self._kwargs)
-
-
-class _Runner(web.AppRunner):
-    async def _make_server(self) -> web.Server:
-        server = await super()._make_server()
-        # aiohttp has no option for the class of its connection handlers.
-        server.__class__ = _Server
-        assert isinstance(server, _Server)
-        server.app = self.app
-        return server
 
 
 def raise_open_files_limit() -> None:

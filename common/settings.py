@@ -2,20 +2,30 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from common import oidc
+from common import oidc, tracing
+from common.base_url import check_base_url, check_nameserver
 from common.contracts.base import BATCH_MAX
 from common.database_url import parse_database_url
+from common.settings_names import names_in_doubt
 from common.settings_sources import FilesOfSecrets, SettingMistake, SharedVariables
+
+# How URLs begin behind which nothing is encrypted.
+PLAIN = ("http:", "srv+http:")
 
 S = TypeVar("S", bound="ServiceSettings")
 
-# What a setting that names another server must look like.
-BASE_URL = r"^https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#:@]+)(:[0-9]{1,5})?(/[^\s?#]*)?$"
+# Where another server is, and who knows that.
+BaseUrl = Annotated[str, AfterValidator(check_base_url)]
+Nameserver = Annotated[str, AfterValidator(check_nameserver)]
+NAMESERVER = (
+    "nameserver that knows the SRV records of URLs with `srv+`, such as `127.0.0.1:8600`; the system's if not set"
+)
 
 
 class ServiceSettings(BaseSettings):
@@ -51,6 +61,14 @@ class ServiceSettings(BaseSettings):
     tls_ca: Path | None = Field(
         None, description="file with the CA of all services; with these three every connection needs certificates"
     )
+    trace_endpoint: BaseUrl | None = Field(
+        None,
+        pattern="^http",
+        description="base URL of a collector of traces (OTLP over HTTP); no traces are made if not set",
+    )
+    trace_sample_ratio: float = Field(
+        0.1, ge=0, le=1, description="share of the traces that begin here that are recorded; a caller decides about his"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level to log")
 
     pool_size_max: int = Field(16, ge=1, le=1024, description="database connections at the most, of each worker")
@@ -85,6 +103,9 @@ class ServiceSettings(BaseSettings):
     )
     drain_timeout_s: float = Field(20.0, ge=0, description="seconds that running requests get to finish after SIGTERM")
 
+    # The settings that name those whom this service calls.
+    calls: ClassVar[tuple[str, ...]] = ()
+
     @property
     def is_open(self) -> bool:
         """Whether nobody is asked who he is."""
@@ -93,7 +114,8 @@ class ServiceSettings(BaseSettings):
     @property
     def doubts(self) -> list[str]:
         """What is allowed, and seldom meant: a sentence each."""
-        return ["AUTH=off: everybody who reaches this port may do everything."] if self.auth == "off" else []
+        is_off = ["AUTH=off: everybody who reaches this port may do everything."] if self.auth == "off" else []
+        return is_off + names_in_doubt(type(self))
 
     @property
     def contradictions(self) -> dict[str, str]:
@@ -104,6 +126,11 @@ class ServiceSettings(BaseSettings):
             found |= dict.fromkeys(
                 (name for name in tls if not tls[name]), "is needed, too, where one of the TLS files is set"
             )
+        plain = [name for name in self.calls if str(getattr(self, name) or "").startswith(PLAIN)]
+        if self.tls_ca is not None:
+            found |= dict.fromkeys(plain, "must begin with https, as the TLS files are set")
+        if self.trace_endpoint is not None and not tracing.is_installed():
+            found["trace_endpoint"] = "tracing is not installed; install vv-ecommerce with the extra otel"
         if self.is_open and self.auth != "off":
             how = "set AUTH_ISSUER, or TLS_CERTIFICATE, TLS_KEY and TLS_CA"
             if self.auth == "on":
@@ -125,7 +152,7 @@ class ServiceSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What comes first counts."""
-        return init_settings, env_settings, FilesOfSecrets(settings_cls), SharedVariables(settings_cls)
+        return init_settings, FilesOfSecrets(settings_cls), env_settings, SharedVariables(settings_cls)
 
     @field_validator("auth_issuer")
     @classmethod
@@ -144,7 +171,7 @@ def lease_in_doubt(settings: ServiceSettings, lease: str, timeout: str) -> list[
     lease_s, timeout_s = getattr(settings, lease), getattr(settings, timeout)
     if lease_s > 2 * timeout_s:
         return []
-    variables = [f"{settings.model_config.get('env_prefix', '')}{name}".upper() for name in (lease, timeout)]
+    variables = [variable_of(type(settings), name) for name in (lease, timeout)]
     doubt = (
         f"{variables[0]} ({lease_s:g}) is not longer than two times {variables[1]} ({timeout_s:g}): recovery "
         "takes over what is slow while its driver is still at work, and both do the same; raise one or lower the other."
@@ -152,31 +179,38 @@ def lease_in_doubt(settings: ServiceSettings, lease: str, timeout: str) -> list[
     return [doubt]
 
 
-def read_settings(settings_class: type[S], **given: Any) -> S:
-    """Read a service's settings, or end the process with one line for each variable that is wrong.
+def check_settings(settings_class: type[S], **given: Any) -> tuple[S | None, list[str]]:
+    """A service's settings, if they can be read at all, and what is wrong with them: a sentence for each mistake.
 
-    What is ``given`` takes precedence over its variable. Values are never printed: they may be secrets.
+    Each begins with the variable, and has no value that may be secret. What is ``given`` takes precedence over its
+    variable.
     """
     try:
         settings = settings_class(**given)
-    except SettingMistake as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        raise SystemExit(2) from None
     except ValidationError as error:
-        for mistake in error.errors(include_input=False, include_url=False, include_context=False):
-            problem = "is not set" if mistake["type"] == "missing" else mistake["msg"].removeprefix("Value error, ")
-            _complain(settings_class, "_".join(str(part) for part in mistake["loc"]), problem)
-        raise SystemExit(2) from None
-    for name, problem in settings.contradictions.items():
-        _complain(settings_class, name, problem)
-    if settings.contradictions:
+        return None, [_sentence(settings_class, mistake) for mistake in error.errors(include_url=False)]
+    wrong = settings.contradictions
+    return settings, [f"{variable_of(settings_class, name)}: {problem}" for name, problem in wrong.items()]
+
+
+def read_settings(settings_class: type[S], **given: Any) -> S:
+    """Read a service's settings, or end the process with one line for each variable that is wrong."""
+    settings, mistakes = check_settings(settings_class, **given)
+    for mistake in mistakes:
+        print(mistake, file=sys.stderr)  # noqa: T201
+    if settings is None or mistakes:
         raise SystemExit(2)
     return settings
 
 
+def variable_of(settings_class: type[ServiceSettings], name: str) -> str:
+    """The environment variable of a setting."""
+    return f"{settings_class.model_config.get('env_prefix', '')}{name}".upper()
+
+
 def refuse_setting(settings: ServiceSettings, field: str, problem: str) -> NoReturn:
     """End the process as :func:`read_settings` does, over a value that only turned out to be wrong when it was used."""
-    _complain(type(settings), field, problem)
+    print(f"{variable_of(type(settings), field)}: {problem}", file=sys.stderr)  # noqa: T201
     raise SystemExit(2)
 
 
@@ -185,6 +219,8 @@ def refuse_port(settings: ServiceSettings, error: OSError) -> NoReturn:
     refuse_setting(settings, "port", f"{settings.host}:{settings.port} cannot be used: {error.strerror}")
 
 
-def _complain(settings_class: type[ServiceSettings], field: str, problem: str) -> None:
-    prefix = settings_class.model_config.get("env_prefix", "")
-    print(f"{prefix}{field}".upper() + f": {problem}", file=sys.stderr)  # noqa: T201
+def _sentence(settings_class: type[ServiceSettings], mistake: ErrorDetails) -> str:
+    if isinstance(mistake["input"], SettingMistake):
+        return str(mistake["input"])
+    problem = "is not set" if mistake["type"] == "missing" else mistake["msg"].removeprefix("Value error, ")
+    return f"{variable_of(settings_class, '_'.join(str(part) for part in mistake['loc']))}: {problem}"

@@ -1,17 +1,34 @@
 """Where settings come from besides the service's own variables: files of secrets, and variables for all services."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
-_SHARED = ("auth", "tls_")
+# What the names of those settings begin with that may be set for all services at once.
+SHARED = ("auth", "tls_", "trace_")
+
+Kind = Literal["default", "variable", "file", "variable for all services"]
 
 
 class SettingMistake(Exception):
     """A variable that is wrong before its value is known."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the value of a setting comes from.
+
+    :param name: the variable, in capitals, or the file if it can be read; None for a default
+    :param value: as it stands there; it may be secret
+    """
+
+    kind: Kind
+    name: str | None = None
+    value: Any = field(default=None, repr=False)
 
 
 def secret_in(environment: Mapping[str, Any], variable: str) -> str | None:
@@ -28,17 +45,24 @@ def secret_in(environment: Mapping[str, Any], variable: str) -> str | None:
         return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise SettingMistake(f"{variable}_FILE: {path} cannot be read: {reason}") from None
+        # Without its name, which is the secret itself if somebody took this variable for the other one.
+        raise SettingMistake(f"{variable}_FILE: the file cannot be read: {reason}") from None
 
 
 class FilesOfSecrets(EnvSettingsSource):
-    """``ORDER_DATABASE_URL_FILE`` names the file that has what ``ORDER_DATABASE_URL`` would."""
+    """``ORDER_DATABASE_URL_FILE`` names the file that has what ``ORDER_DATABASE_URL`` would.
+
+    In place of a secret that cannot be had comes the SettingMistake, which no setting takes.
+    """
 
     def __call__(self) -> dict[str, Any]:
         environment = {name.upper(): value for name, value in self.env_vars.items()}
-        secrets = [name for name, field in self.settings_cls.model_fields.items() if _is_secret(field.annotation)]
-        found = {name: secret_in(environment, f"{self.env_prefix}{name}".upper()) for name in secrets}
-        return {name: value for name, value in found.items() if value is not None}
+        found = {}
+        for name in secrets_of(self.settings_cls):
+            variable = f"{self.env_prefix}{name}".upper()
+            if environment.get(f"{variable}_FILE"):
+                found[name] = _or_mistake(environment, variable)
+        return found
 
 
 class SharedVariables(EnvSettingsSource):
@@ -48,8 +72,39 @@ class SharedVariables(EnvSettingsSource):
         super().__init__(settings_cls, env_prefix="")
 
     def __call__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__call__().items() if name.startswith(_SHARED)}
+        return {name: value for name, value in super().__call__().items() if name.startswith(SHARED)}
 
 
-def _is_secret(annotation: Any) -> bool:
-    return SecretStr in (annotation, *get_args(annotation))
+def secrets_of(settings_class: type[BaseSettings]) -> list[str]:
+    """The names of the settings that are secret."""
+    return [
+        name
+        for name, info in settings_class.model_fields.items()
+        if SecretStr in (info.annotation, *get_args(info.annotation))
+    ]
+
+
+def origins(settings_class: type[BaseSettings]) -> dict[str, Origin]:
+    """Where this process's environment gives each setting of a service its value."""
+    prefix = settings_class.model_config.get("env_prefix", "").upper()
+    environment = EnvSettingsSource(settings_class).env_vars
+    found: dict[str, Origin] = {name: Origin("default") for name in settings_class.model_fields}
+    # What comes last counts.
+    for name, value in SharedVariables(settings_class)().items():
+        found[name] = Origin("variable for all services", name.upper(), value)
+    for name, value in EnvSettingsSource(settings_class)().items():
+        found[name] = Origin("variable", f"{prefix}{name}".upper(), value)
+    for name, value in FilesOfSecrets(settings_class)().items():
+        variable = f"{prefix}{name}_FILE".upper()
+        # The name of a file that is not there may be the secret itself.
+        found[name] = Origin(
+            "file", variable if isinstance(value, SettingMistake) else environment[variable.lower()], value
+        )
+    return found
+
+
+def _or_mistake(environment: Mapping[str, Any], variable: str) -> Any:
+    try:
+        return secret_in(environment, variable)
+    except SettingMistake as error:
+        return error

@@ -23,7 +23,15 @@ from prometheus_client.exposition import generate_latest
 
 from common import context, worker_metrics
 
-__all__ = ["METRICS_CONTENT_TYPE", "Metrics", "bind_caller", "bind_orders", "configure_logging", "log"]
+__all__ = [
+    "LATENCY_BUCKETS_S",
+    "METRICS_CONTENT_TYPE",
+    "Metrics",
+    "bind_caller",
+    "bind_orders",
+    "configure_logging",
+    "log",
+]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 # Where nobody configures anything, in the vv command and in scripts, standard output belongs to the program.
@@ -36,7 +44,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 _ENCODER = json.JSONEncoder(default=repr)
 _TO_JSON = structlog.processors.JSONRenderer(serializer=lambda event, **_: _ENCODER.encode(event))
 
-_LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 def configure_logging(service: str, level: str, worker: int | None = None) -> None:
@@ -48,6 +56,9 @@ def configure_logging(service: str, level: str, worker: int | None = None) -> No
         request_id = context.request_id.get()
         if request_id is not None:
             event.setdefault("request_id", request_id)
+        trace = context.trace_context.get()
+        if trace is not None:
+            _, event["trace_id"], event["span_id"], _ = trace.split("-")
         return event
 
     shared: list[structlog.typing.Processor] = [
@@ -100,38 +111,57 @@ class Metrics:
         self._workers = workers
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        gauge = partial(Gauge, registry=self.registry)
-        info = gauge("vv_service_info", "1, labelled with the service", ["service"], multiprocess_mode="livemax")
+        self._gauge = partial(Gauge, registry=self.registry)
+        # What each worker holds adds up.
+        self._held = partial(self._gauge, multiprocess_mode="livesum")
+        self._counter = partial(Counter, registry=self.registry)
+        self._seconds = partial(Histogram, registry=self.registry, buckets=LATENCY_BUCKETS_S)
+        info = self._gauge("vv_service_info", "1, labelled with the service", ["service"], multiprocess_mode="livemax")
         info.labels(service).set(1)
-        self.requests = Counter(
-            "vv_http_requests",
-            "HTTP requests by method, route template and status",
-            ["method", "route", "status"],
-            registry=self.registry,
+        self._tasks = self._held("vv_asyncio_tasks", "Tasks of the event loop when this was asked for")
+        self._measure_requests()
+        self._measure_database()
+        self._measure_batches()
+        self.recovered = self._counter(
+            "vv_recovery_items",
+            "What recovery took up after its lease ran out, by the state in which it left it",
+            ["state"],
         )
-        self.latency = Histogram(
+
+    def _measure_requests(self) -> None:
+        self.requests = self._counter(
+            "vv_http_requests", "HTTP requests by method, route template and status", ["method", "route", "status"]
+        )
+        self.latency = self._seconds(
             "vv_http_request_duration_seconds",
             "Time from the parsed head of a request to its reply",
             ["method", "route"],
-            buckets=_LATENCY_BUCKETS_S,
-            registry=self.registry,
         )
-        held = partial(gauge, multiprocess_mode="livesum")
-        self.in_flight = held("vv_http_requests_in_flight", "Requests being answered now")
-        self.pool_in_use = held("vv_db_pool_connections_in_use", "Database connections taken from the pool")
-        self._tasks = held("vv_asyncio_tasks", "Tasks of the event loop when this was asked for")
-        self.pool_wait = Histogram(
-            "vv_db_pool_wait_seconds",
-            "Time spent waiting for a database connection",
-            buckets=_LATENCY_BUCKETS_S,
-            registry=self.registry,
+        self.in_flight = self._held("vv_http_requests_in_flight", "Requests being answered now")
+        self.refusals = self._counter(
+            "vv_auth_refusals",
+            "Requests whose caller did not prove who he is, or may not do this, by what was wrong",
+            ["reason"],
         )
-        self.transaction_retries = Counter(
-            "vv_db_transaction_retries",
-            "Transactions that were run again, by MySQL error number",
+
+    def _measure_database(self) -> None:
+        self.pool_in_use = self._held("vv_db_pool_connections_in_use", "Database connections taken from the pool")
+        self.pool_max = self._held("vv_db_pool_connections_max", "Database connections that the pool may have")
+        self.pool_wait = self._seconds("vv_db_pool_wait_seconds", "Time spent waiting for a database connection")
+        self.transaction_duration = self._seconds(
+            "vv_db_transaction_duration_seconds",
+            "Time that a database connection was held for a transaction or a read",
+        )
+        self.transaction_retries = self._counter(
+            "vv_db_transaction_retries", "Transactions that were run again, by MySQL error number", ["errno"]
+        )
+        self.database_failures = self._counter(
+            "vv_db_failures",
+            "Transactions and reads that the database did not carry out, by MySQL error number, or timeout",
             ["errno"],
-            registry=self.registry,
         )
+
+    def _measure_batches(self) -> None:
         self.batch_size = Histogram(
             "vv_batch_items",
             "Items that shared a transaction or call",
@@ -139,19 +169,18 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
             registry=self.registry,
         )
-        self.batch_wait = Histogram(
-            "vv_batch_wait_seconds",
-            "Time from an item's arrival to the start of its batch",
-            ["batcher"],
-            buckets=_LATENCY_BUCKETS_S,
-            registry=self.registry,
+        self.batch_wait = self._seconds(
+            "vv_batch_wait_seconds", "Time from an item's arrival to the start of its batch", ["batcher"]
         )
-        self.batches_in_flight = held("vv_batches_in_flight", "Batches on their way now", ["batcher"])
-        self.recovered = Counter(
-            "vv_recovery_items",
-            "What recovery took up after its lease ran out, by the state in which it left it",
-            ["state"],
+        self.batches_in_flight = self._held("vv_batches_in_flight", "Batches on their way now", ["batcher"])
+
+    def certificate_expiry(self) -> Gauge:
+        """A gauge that only a service with a certificate has: without one, 0 would be taken for the year 1970."""
+        return Gauge(
+            "vv_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate of the service expires (Unix time)",
             registry=self.registry,
+            multiprocess_mode="livemin",
         )
 
     @contextmanager

@@ -58,10 +58,10 @@ class Tokens:
         try:
             key = await self._issuer.key(_kid(text))
             if key is None:
-                raise refused("It names a key that the issuer does not have.")
+                raise refused("It names a key that the issuer does not have.", "unknown_key")
             return _token(self._claims(text, key))
         except jwt.PyJWTError as error:
-            raise refused(_why(error)) from None
+            raise refused(*_why(error)) from None
         except (ValidationError, ValueError, TypeError, OverflowError, RecursionError):
             raise refused("It is malformed.") from None
 
@@ -78,9 +78,10 @@ class Tokens:
         return claims
 
 
-def refused(why: str) -> Unauthenticated:
-    """The error that says why a token does not count."""
+def refused(why: str, reason: str = "malformed") -> Unauthenticated:
+    """The error that says why a token does not count; ``reason`` is that in one word, of which there are few."""
     error = Unauthenticated(f"The token is not valid. {why}")
+    error.reason = reason
     error.challenge = _INVALID
     return error
 
@@ -91,11 +92,11 @@ def _kid(text: str) -> str:
         raise refused("It is too long.")
     header = jwt.get_unverified_header(text)
     if header.get("alg") not in ALGORITHMS:
-        raise refused(f"It must be signed with one of {', '.join(sorted(ALGORITHMS))}.")
+        raise refused(f"It must be signed with one of {', '.join(sorted(ALGORITHMS))}.", "wrong_algorithm")
     if "crit" in header or "b64" in header:
         raise refused("It demands what we do not know (crit).")
     if str(header.get("typ", "JWT")).lower() not in _TYPES:
-        raise refused("It is not an access token.")
+        raise refused("It is not an access token.", "wrong_kind")
     kid = header.get("kid")
     if not isinstance(kid, str):
         raise refused("It does not name its key (kid).")
@@ -106,24 +107,24 @@ def _token(claims: dict[str, Any]) -> Token:
     found = _Claims.model_validate(claims)
     # An ID token tells a client who somebody is, and allows nothing: OpenID Connect Core 1.0, section 2.
     if found.typ != "Bearer" or "nonce" in claims or "at_hash" in claims:
-        raise refused("It is not an access token.")
+        raise refused("It is not an access token.", "wrong_kind")
     if not math.isfinite(found.exp):
-        raise refused("It never expires.")
+        raise refused("It never expires.", "expired")
     return Token(found.sub, found.scopes)
 
 
-def _why(error: jwt.PyJWTError) -> str:
-    """In our words: the library's may repeat what stands in the token."""
-    return next((text for kind, text in _REASONS.items() if isinstance(error, kind)), "It is malformed.")
+def _why(error: jwt.PyJWTError) -> tuple[str, str]:
+    """In our words, and in one: the library's may repeat what stands in the token."""
+    return next((why for kind, why in _REASONS.items() if isinstance(error, kind)), ("It is malformed.", "malformed"))
 
 
-_REASONS: dict[type[jwt.PyJWTError], str] = {
-    jwt.ExpiredSignatureError: "It has expired.",
-    jwt.ImmatureSignatureError: "It is not valid yet.",
-    jwt.InvalidIssuerError: "Another issuer made it.",
-    jwt.InvalidAudienceError: "It is meant for somebody else (aud).",
-    jwt.MissingRequiredClaimError: "It lacks a claim: iss, sub, aud and exp must be there.",
-    jwt.InvalidSignatureError: "Its signature is wrong.",
-    jwt.InvalidAlgorithmError: "It is signed with another algorithm than its key is for.",
-    jwt.InvalidKeyError: "Its key is too short.",
+_REASONS: dict[type[jwt.PyJWTError], tuple[str, str]] = {
+    jwt.ExpiredSignatureError: ("It has expired.", "expired"),
+    jwt.ImmatureSignatureError: ("It is not valid yet.", "not_yet_valid"),
+    jwt.InvalidIssuerError: ("Another issuer made it.", "wrong_issuer"),
+    jwt.InvalidAudienceError: ("It is meant for somebody else (aud).", "wrong_audience"),
+    jwt.MissingRequiredClaimError: ("It lacks a claim: iss, sub, aud and exp must be there.", "malformed"),
+    jwt.InvalidSignatureError: ("Its signature is wrong.", "wrong_signature"),
+    jwt.InvalidAlgorithmError: ("It is signed with another algorithm than its key is for.", "wrong_algorithm"),
+    jwt.InvalidKeyError: ("Its key is too short.", "weak_key"),
 }

@@ -9,6 +9,8 @@ from typing import Any
 from pymysql.converters import escape_string
 from pymysql.err import IntegrityError
 
+from common.tracing import UNTRACED, Traced, statement_name
+
 Row = tuple[Any, ...]
 
 _DUPLICATE_ENTRY = 1062
@@ -44,9 +46,11 @@ class Transaction:
     are sent in one packet with the next one that is waited for. The first that fails keeps the rest from being run.
     """
 
-    def __init__(self, cursor: Any, *, is_rerun: bool = False, was_lost: bool = False) -> None:
+    def __init__(self, cursor: Any, *, is_rerun: bool = False, was_lost: bool = False, span: Traced = UNTRACED) -> None:
         self._cursor = cursor
         self._deferred: list[tuple[str, Answer]] = []
+        self._span = span
+        self._names: list[str] = []
         self.is_committed = False
         self.is_rerun = is_rerun
         """Whether it was tried before, and the server or the network said no."""
@@ -56,6 +60,8 @@ class Transaction:
     def defer(self, sql: str, args: Sequence[Any] | None = None) -> Answer:
         """Run a statement together with the next one that is waited for; its answer is there after that."""
         answer = Answer()
+        if self._span.is_recorded:
+            self._names.append(statement_name(sql))
         # Without arguments nothing is formatted: a percent sign stays what it is.
         self._deferred.append((sql if args is None else sql % tuple(map(self._literal, args)), answer))
         return answer
@@ -91,6 +97,8 @@ class Transaction:
         statements, self._deferred = self._deferred, []
         if not statements:
             return
+        if self._names:
+            self._span.set("db.query.summary", "; ".join(self._names))
         try:
             await self._cursor.execute(";".join(sql for sql, _ in statements))
             for position, (_, answer) in enumerate(statements):

@@ -127,7 +127,7 @@ def make_app(
     app[METRICS] = metrics
     app[SECURITY] = security
     for route in routes:
-        app.router.add_route(route.method, route.path, _as_aiohttp_handler(route, door, security.guard))
+        app.router.add_route(route.method, route.path, _as_aiohttp_handler(route, door, security.guard, metrics))
     _add_health(app, why_not_ready)
     openapi.add_docs(app, openapi.document(title, routes, is_guarded=security.guard is not None))
 
@@ -140,7 +140,7 @@ def make_app(
 
 
 def _as_aiohttp_handler(
-    route: Route, door: Door, guard: Guard | None
+    route: Route, door: Door, guard: Guard | None, metrics: Metrics
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         if door.is_full:
@@ -149,7 +149,11 @@ def _as_aiohttp_handler(
             raise errors.DeadlineExceeded("The deadline had passed when the request arrived.")
         caller = ANYBODY
         if guard is not None:
-            caller = await guard.admit(request, route.access)
+            try:
+                caller = await guard.admit(request, route.access)
+            except (errors.Unauthenticated, errors.Forbidden) as error:
+                metrics.refusals.labels(error.reason).inc()
+                raise
             bind_caller(caller.name)
         body = await _parse_body(request, route) if route.body else None
         query = _parse_query(request, route)

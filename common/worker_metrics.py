@@ -17,13 +17,21 @@ from prometheus_client.registry import Collector
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 _PID = "vv_worker_pid"
+_number: int | None = None
 
 
 def share_as(number: int) -> None:
     """Have this process measure as worker ``number``. To be called before the first metric is made."""
+    global _number
+    _number = number
     values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
     pid = Gauge(_PID, "Process id of each worker", ["worker"], multiprocess_mode="livesum", registry=None)
     pid.labels(str(number)).set(os.getpid())
+
+
+def is_first() -> bool:
+    """Whether this process is the one worker, of however many, that does what is to be done once."""
+    return _number in (None, 0)
 
 
 def forget(number: int, folder: str) -> None:

@@ -68,14 +68,17 @@ class _Supervisor:
     async def _keep_alive(self, number: int) -> int:
         """Run a worker, again and again, until all are to stop; the exit code of its last run."""
         delay_s = _RESTART_DELAY_MIN_S
+        is_first = True
         while True:
             started = time.monotonic()
             code = await self._run(number)
             if self._stopping.is_set():
                 return 0 if code in _ENDED_AS_TOLD else code
-            if code == _SETTINGS_REFUSED:
+            if code == _SETTINGS_REFUSED and is_first:
                 self._stop(signal.SIGTERM)
                 return code
+            # Later it is for what has changed since, and may change again: a certificate that is being renewed.
+            is_first = False
             if time.monotonic() - started > _RAN_WELL_S:
                 delay_s = _RESTART_DELAY_MIN_S
             log.warning("worker_ended", worker=number, exit_code=code, again_in_s=delay_s)

@@ -1,10 +1,12 @@
 """The inventory service put together: what is built and wired, and the route table."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import web
 
+from common import worker_metrics
+from common.background import running
 from common.contracts.access import Scope, Service, services, users
 from common.contracts.base import Outcomes, Page
 from common.contracts.inventory import (
@@ -34,8 +36,10 @@ from common.security import Security
 from common.telemetry import Metrics
 from common.web import BATCH_BODY_BYTES_MAX, Route
 from common.web import make_app as make_web_app
+from inventory_service.drift import DriftWatch
 from inventory_service.handlers import Decreases, Handlers, Increases, Rollbacks
 from inventory_service.line import Line, waiting_slots
+from inventory_service.metrics import StockMetrics
 from inventory_service.settings import Settings
 from inventory_service.stock import Stock
 
@@ -96,17 +100,21 @@ def routes(handlers: Handlers) -> list[Route]:
 
 def make_app(settings: Settings) -> web.Application:
     metrics = Metrics("inventory", settings.workers)
-    security = Security.from_settings(settings)
+    security = Security.from_settings(settings, metrics)
     database = Database.from_settings(settings, metrics, security.client_tls)
     stock = Stock(database)
+    stock_metrics = StockMetrics(metrics.registry)
+    drift = DriftWatch(database, settings.drift_check_skus, stock_metrics)
     slots = waiting_slots(settings)
-    decreases: Decreases = Line("decreases", stock.decrease, slots, settings, metrics)
-    increases: Increases = Line("increases", stock.increase, slots, settings, metrics)
-    rollbacks: Rollbacks = Line("rollbacks", stock.rollback, slots, settings, metrics)
+    decreases: Decreases = Line("decreases", stock.decrease, slots, settings, metrics, stock_metrics)
+    increases: Increases = Line("increases", stock.increase, slots, settings, metrics, stock_metrics)
+    rollbacks: Rollbacks = Line("rollbacks", stock.rollback, slots, settings, metrics, stock_metrics)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with database:
+        async with database, AsyncExitStack() as stack:
+            if settings.drift_check_interval_s and worker_metrics.is_first():
+                await stack.enter_async_context(running(drift.run(settings.drift_check_interval_s)))
             yield
             for line in (decreases, increases, rollbacks):
                 await line.drain()

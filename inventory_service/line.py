@@ -12,6 +12,7 @@ from common.batching import Batcher, as_outcome
 from common.contracts.inventory import StockChange, StockLocked
 from common.errors import ServiceError
 from common.telemetry import Metrics
+from inventory_service.metrics import StockMetrics
 from inventory_service.settings import Settings
 
 Item = TypeVar("Item")
@@ -54,13 +55,20 @@ class Line(Generic[Item]):
     """Group commit in front of ``change``. What a lock keeps back waits in a line of its own SKU, in arrival order."""
 
     def __init__(
-        self, name: str, change: Change[Item], slots: asyncio.Semaphore, settings: Settings, metrics: Metrics
+        self,
+        name: str,
+        change: Change[Item],
+        slots: asyncio.Semaphore,
+        settings: Settings,
+        metrics: Metrics,
+        stock_metrics: StockMetrics,
     ) -> None:
         self._name = name
         self._change = change
         self._slots = slots
         self._settings = settings
         self._metrics = metrics
+        self._lock_wait = stock_metrics.lock_wait
         self._free: Batcher[Item, StockChange] = Batcher(name, self._change_free, settings, metrics)
         self._held: dict[str, _Held[Item]] = {}
 
@@ -68,7 +76,7 @@ class Line(Generic[Item]):
         """The outcome of the item. Raises its own error, and StockLocked when the caller's deadline is near."""
         # The caller is to hear it before he gives up by himself.
         until = time.monotonic() + 0.9 * context.seconds_left(_WAIT_MAX_S)
-        return await self._submit(item, lambda _: until)
+        return await self._submit(item, lambda _: until, "gave_up")
 
     async def submit_all(self, items: Iterable[Item]) -> list[StockChange | ServiceError]:
         """The outcome of each item, in order. StockLocked comes soon: the others are not to wait for it."""
@@ -84,13 +92,26 @@ class Line(Generic[Item]):
             await asyncio.wait(waiting)
 
     async def _submit_impatiently(self, item: Item) -> StockChange:
-        return await self._submit(item, lambda held: held.served + _PATIENCE_S)
+        return await self._submit(item, lambda held: held.served + _PATIENCE_S, "put_off")
 
-    async def _submit(self, item: Item, until: Callable[[_Held[Item]], float]) -> StockChange:
+    async def _submit(self, item: Item, until: Callable[[_Held[Item]], float], in_vain: str) -> StockChange:
+        """``in_vain`` is what the metrics call it if nothing comes of waiting."""
         try:
             return await self._free.submit(item)
         except StockLocked as error:
             locked = error
+        came, outcome = time.perf_counter(), "served"
+        try:
+            return await self._stand_in_line(item, locked, until)
+        except (StockLocked, asyncio.CancelledError):
+            outcome = in_vain
+            raise
+        finally:
+            self._lock_wait.labels(outcome).observe(time.perf_counter() - came)
+
+    async def _stand_in_line(
+        self, item: Item, locked: StockLocked, until: Callable[[_Held[Item]], float]
+    ) -> StockChange:
         while True:
             sku = locked.extra["sku"]
             held = self._held.get(sku) or self._line_of(sku)

@@ -93,6 +93,29 @@ async def get_ledger(tx: Transaction, sku: str, before: int | None, limit: int) 
     return [(position, _entry(*rest)) for position, *rest in rows]
 
 
+async def get_skus(tx: Transaction, after: str, limit: int) -> list[str]:
+    """The next SKUs in their order."""
+    rows = await tx.fetch_all("SELECT sku FROM inventory WHERE sku > %s ORDER BY sku LIMIT %s", (after, limit))
+    return [sku for (sku,) in rows]
+
+
+def get_older_entry(tx: Transaction, sku: str, newer: int) -> Answer:
+    """The position of the ledger entry of a SKU that has so many ``newer`` ones, and the stock after it; or nothing."""
+    return tx.defer(
+        "SELECT ledger_id, quantity FROM stock_ledger WHERE sku = %s ORDER BY ledger_id DESC LIMIT 1 OFFSET %s",
+        (sku, newer),
+    )
+
+
+def get_stock_and_sum(tx: Transaction, sku: str, after: int) -> Answer:
+    """The stock of a SKU and the sum of its ledger after a position, as of one moment, which only one statement has."""
+    return tx.defer(
+        "SELECT quantity, (SELECT COALESCE(SUM(delta), 0) FROM stock_ledger WHERE sku = %s AND ledger_id > %s) "
+        "FROM inventory WHERE sku = %s",
+        (sku, after, sku),
+    )
+
+
 def _entry(
     sku: str,
     request_id: str,

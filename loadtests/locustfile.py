@@ -34,10 +34,12 @@ class Shopper(FastHttpUser):
 
     abstract = True
     host = DEFAULT_HOST
+    insecure = False
 
     def __init__(self, environment: Environment) -> None:
-        super().__init__(environment)
         self.shop = the_shop()
+        self.ssl_context_factory = self.shop.tls
+        super().__init__(environment)
         self.api = self.shop.api(self.client)
 
     def buy(self, buyer: str, sku: str, price: int, *, since: float | None = None) -> Purchase | None:

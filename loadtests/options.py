@@ -1,5 +1,6 @@
 """What a load test can be told, on the command line and on the web page alike."""
 
+import ssl
 from argparse import Action, ArgumentTypeError, Namespace
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,6 +13,9 @@ class Options:
 
     inventory_url: str
     payment_url: str
+    client_certificate: str
+    client_key: str
+    client_ca: str
     sku_tag: str
     stock: int
     catalogue: int
@@ -40,7 +44,19 @@ class Options:
                 raise ArgumentTypeError(f"{flag}: {error}") from None
         for name in ("inventory_url", "payment_url"):
             given[name] = base_url(given[name])
-        return cls(**given)
+        options = cls(**given)
+        try:
+            options.tls_context()
+        except OSError as error:
+            raise ArgumentTypeError(f"The --client files cannot be used: {error}.") from None
+        return options
+
+    def tls_context(self) -> ssl.SSLContext:
+        """For connections to services that have TLS: both ends verified. Raises OSError."""
+        context = ssl.create_default_context(cafile=self.client_ca or None)
+        if self.client_certificate or self.client_key:
+            context.load_cert_chain(self.client_certificate, self.client_key)
+        return context
 
 
 def base_url(text: str) -> str:
@@ -90,6 +106,13 @@ _NUMBERS = {
 }
 
 
+_TLS = {
+    "certificate": "Certificate to show to the services, such as the operator's of vv certs; PEM",
+    "key": "The key of that certificate",
+    "ca": "The CA of the services' certificates",
+}
+
+
 class _ShowOptions(Action):
     """Locust prints its own help before it has read a locustfile."""
 
@@ -114,6 +137,9 @@ def add_options(parser: Any) -> None:
         text = f"The {name} service (default: {default})."
         flag = f"--{name}-url"
         parser.add_argument(flag, default=default, env_var=variable, type=base_url, metavar="URL", help=text)
+    for name, what in _TLS.items():
+        text, variable = f"{what}; needed where the services have TLS.", f"LOAD_CLIENT_{name.upper()}"
+        parser.add_argument(f"--client-{name}", default="", env_var=variable, metavar="FILE", help=text)
     text = "End of the names of the run's SKUs, random unless given; what exists already is sold on as it is."
     parser.add_argument("--sku-tag", default="", metavar="TAG", help=text)
     for flag, number in _NUMBERS.items():

@@ -3,6 +3,7 @@
 import itertools
 import random
 import secrets
+import ssl
 import time
 
 import gevent
@@ -49,9 +50,21 @@ class Shop:
         self._numbers = itertools.count(1)
         self._environment = environment
         self._host = host
-        session = FastHttpSession(host, environment.events.request, user=None, concurrency=_CALLS_AT_ONCE)
+        self._tls = options.tls_context()
+        session = FastHttpSession(
+            host,
+            environment.events.request,
+            user=None,
+            concurrency=_CALLS_AT_ONCE,
+            insecure=False,
+            ssl_context_factory=self.tls,
+        )
         self._api = Api(session, options, self.promises, suffix=" (check)")
         self._inspector: gevent.Greenlet | None = None
+
+    def tls(self) -> ssl.SSLContext:
+        """For the connections to the services; one for all."""
+        return self._tls
 
     def api(self, session: FastHttpSession) -> Api:
         """The calls to the services, for a buyer."""

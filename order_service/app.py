@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from common.background import crash_points, running
+from common.backlog import Backlog
 from common.batching import Batcher
 from common.clients import AsyncInventoryClient, AsyncPaymentClient, ClientCredentials
 from common.contracts.access import Scope, users
@@ -20,6 +21,7 @@ from common.contracts.orders import (
     OrderNotFound,
     OrderOrPage,
     OrderQuery,
+    OrderStatus,
     OrderTimeline,
     PatchOrder,
     PlacedOrderHeaders,
@@ -32,9 +34,10 @@ from common.telemetry import Metrics
 from common.web import Route
 from common.web import make_app as make_web_app
 from order_service.checkout import Checkout
+from order_service.domain import FINAL
 from order_service.handlers import Handlers
 from order_service.letting_go import LettingGo
-from order_service.metrics import OrderMetrics
+from order_service.metrics import CallMetrics, OrderMetrics
 from order_service.orders import Orders
 from order_service.purchase import Purchases
 from order_service.recovery import make_recovery
@@ -79,8 +82,13 @@ def routes(handlers: Handlers) -> list[Route]:
 
 
 def own_tokens(settings: Settings) -> ClientCredentials | None:
-    """The tokens with which this service calls the others, if it is to have any."""
-    if settings.auth_issuer is None or settings.auth_client_id is None or settings.auth_client_secret is None:
+    """The tokens with which this service calls the others, if it is to have any: a certificate is enough."""
+    if (
+        settings.tls_ca is not None
+        or settings.auth_issuer is None
+        or settings.auth_client_id is None
+        or settings.auth_client_secret is None
+    ):
         return None
     secret = settings.auth_client_secret.get_secret_value()
     return ClientCredentials(settings.auth_issuer, settings.auth_client_id, secret)
@@ -89,21 +97,33 @@ def own_tokens(settings: Settings) -> ClientCredentials | None:
 def make_app(settings: Settings) -> web.Application:
     metrics = Metrics("order", settings.workers)
     order_metrics = OrderMetrics(metrics.registry)
-    security = Security.from_settings(settings)
+    call_metrics = CallMetrics(metrics.registry)
+    backlog = Backlog("orders", set(OrderStatus) - FINAL, metrics.registry)
+    security = Security.from_settings(settings, metrics)
     database = Database.from_settings(settings, metrics, security.client_tls)
     tokens = own_tokens(settings)
     inventory = AsyncInventoryClient(
-        settings.inventory_url, timeout_s=settings.call_timeout_s, token=tokens, tls=security.client_tls
+        settings.inventory_url,
+        timeout_s=settings.call_timeout_s,
+        token=tokens,
+        tls=security.client_tls,
+        nameserver=settings.nameserver,
+        observer=call_metrics.of("inventory"),
     )
     payments = AsyncPaymentClient(
-        settings.payment_url, timeout_s=settings.call_timeout_s, token=tokens, tls=security.client_tls
+        settings.payment_url,
+        timeout_s=settings.call_timeout_s,
+        token=tokens,
+        tls=security.client_tls,
+        nameserver=settings.nameserver,
+        observer=call_metrics.of("payment"),
     )
-    orders = Orders(database, settings.lease_s, order_metrics.count)
+    orders = Orders(database, settings.lease_s, order_metrics)
     let_go = LettingGo(orders, settings)
     reached = crash_points(settings.crash_point)
-    purchases = Purchases(orders, inventory, payments, let_go, settings, metrics, reached)
+    purchases = Purchases(orders, inventory, payments, let_go, settings, metrics, order_metrics, reached)
     moves = Batcher("move", orders.move, settings, metrics)
-    checkout = Checkout(orders, purchases, moves, inventory, payments, let_go, settings, reached)
+    checkout = Checkout(orders, purchases, moves, inventory, payments, let_go, settings, order_metrics, reached)
     recovery = make_recovery(database, checkout, metrics, lease_s=settings.lease_s, retry_most_s=settings.retry_most_s)
 
     @asynccontextmanager
@@ -113,7 +133,7 @@ def make_app(settings: Settings) -> web.Application:
             inventory,
             payments,
             running(recovery.run(settings.recovery_interval_s)),
-            running(order_metrics.watch(orders)),
+            running(backlog.watch(orders.count_unfinished)),
         ):
             yield
             await checkout.drain()

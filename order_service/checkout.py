@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from uuid_utils import uuid7
 
-from common import context
+from common import context, tracing
 from common.background import CrashPoints
 from common.batching import Batcher
 from common.clients import AsyncInventoryClient, AsyncPaymentClient
@@ -18,6 +18,7 @@ from common.telemetry import bind_orders
 from order_service import domain
 from order_service.domain import LostRace, Move, NewOrder, OrderRow
 from order_service.letting_go import LettingGo, StillUnknown
+from order_service.metrics import OrderMetrics, Step
 from order_service.orders import Orders
 from order_service.purchase import Decision, Purchases, settle
 from order_service.settings import Settings
@@ -44,6 +45,7 @@ class Checkout:
         payments: AsyncPaymentClient,
         let_go: LettingGo,
         settings: Settings,
+        metrics: OrderMetrics,
         reached: CrashPoints,
     ) -> None:
         self._orders = orders
@@ -53,6 +55,7 @@ class Checkout:
         self._payments = payments
         self._let_go = let_go
         self._timeout_s = settings.checkout_timeout_s
+        self._measured = metrics.measured
         self._reached = reached
         self._drivers: set[asyncio.Task[OrderRow]] = set()
         self._steps: dict[OrderStatus, Callable[[OrderRow], Awaitable[Move]]] = {
@@ -120,7 +123,8 @@ class Checkout:
         context.set_deadline(None)
         try:
             while step := self._steps.get(order.status):
-                order = await self._moves.submit(await step(order))
+                with tracing.span(f"step {order.status}", attributes={"vv.order_id": order.order_id}):
+                    order = await self._moves.submit(await step(order))
         except (LostRace, StillUnknown, ServiceError) as error:
             return await self._let_go.of(order, error)
         return order
@@ -132,7 +136,8 @@ class Checkout:
         """Wait for the charge of this order alone."""
         self._reached("inventory_reserved")
         try:
-            return _or_raise(settle(order, await self._payments.create(**order.charge.model_dump())))
+            charge = self._payments.create(**order.charge.model_dump(exclude={"trace"}))
+            return _or_raise(settle(order, await self._measured(Step.CHARGE, charge)))
         except ServiceError as error:
             return _or_raise(settle(order, error))
 
@@ -157,13 +162,13 @@ class Checkout:
 
     async def _return_stock(self, order: OrderRow) -> None:
         try:
-            await self._inventory.rollback(order.deduct_key)
+            await self._measured(Step.RETURN_STOCK, self._inventory.rollback(order.deduct_key))
         except ServiceError as error:
             raise StillUnknown("return_stock", error) from None
 
     async def _return_money(self, order: OrderRow) -> Payment:
         try:
-            return await self._payments.cancel(order.order_id)
+            return await self._measured(Step.RETURN_MONEY, self._payments.cancel(order.order_id))
         except ServiceError as error:
             raise StillUnknown("refund", error) from None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from common.context import trace_context
+from common.context import sampled_trace
 from common.contracts.inventory import StockLine
 from common.contracts.orders import (
     CreateOrder,
@@ -54,7 +54,7 @@ class NewOrder:
     wanted: CreateOrder
     lines: Mapping[str, int]
     fingerprint: str
-    trace: str | None = field(default_factory=trace_context.get)
+    trace: str | None = field(default_factory=sampled_trace)
 
     @classmethod
     def of(cls, order_id: str, user_id: str, wanted: CreateOrder, idempotency_key: str | None) -> "NewOrder":
@@ -118,6 +118,7 @@ class OrderRow:
             currency=self.currency,
             payment_method=self.payment_method,
             user_id=self.user_id,
+            trace=self.trace,
         )
 
     @property
@@ -162,7 +163,7 @@ class Move:
     path: tuple[OrderStatus, ...]
     reason: str | None = None
     problem: str | None = None
-    trace: str | None = field(default_factory=trace_context.get)
+    trace: str | None = field(default_factory=sampled_trace)
 
     def __post_init__(self) -> None:
         before = self.order.status

@@ -1,42 +1,49 @@
 """The order book: each method is one transaction. Writes take lists and give one outcome an item, in order."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from common.backlog import Standing
 from common.contracts.orders import OrderNotFound, OrderStatus
 from common.database import Database
 from common.errors import DatabaseUnavailable, ServiceError
 from common.transaction import Answer, DuplicateKey, StaleVersion, Transaction, utc
 from order_service import domain, queries
 from order_service.domain import EventRow, LostRace, Move, NewOrder, OrderRow
+from order_service.metrics import OrderMetrics, Step
 from order_service.queries import Key
 
 
 class Orders:
-    """Orders that are being driven are leased for ``lease_s`` seconds; ``count`` is told each transition."""
+    """Orders that are being driven are leased for ``lease_s`` seconds."""
 
-    def __init__(self, database: Database, lease_s: float, count: Callable[[OrderStatus], None]) -> None:
+    def __init__(self, database: Database, lease_s: float, metrics: OrderMetrics) -> None:
         self._database = database
         self._lease_s = lease_s
-        self._count = count
+        self._metrics = metrics
+        self._count = metrics.count
 
     async def accept(self, orders: Sequence[NewOrder]) -> list[OrderRow]:
         """Write new orders. Outcomes: the order, or the earlier one that has the same idempotency key."""
-        try:
-            outcomes = await self._database.transaction(partial(_accept_all, orders=orders, lease_s=self._lease_s))
-        except DuplicateKey:
-            outcomes = await self._database.transaction(partial(_accept_new, orders=orders, lease_s=self._lease_s))
+        outcomes = await self._metrics.measured(Step.ACCEPT, self._accept(orders), len(orders))
         for new, outcome in zip(orders, outcomes, strict=True):
             if new.order_id == outcome.order_id:
                 self._count(OrderStatus.CREATED)
         return outcomes
 
+    async def _accept(self, orders: Sequence[NewOrder]) -> list[OrderRow]:
+        try:
+            return await self._database.transaction(partial(_accept_all, orders=orders, lease_s=self._lease_s))
+        except DuplicateKey:
+            return await self._database.transaction(partial(_accept_new, orders=orders, lease_s=self._lease_s))
+
     async def move(self, moves: Sequence[Move]) -> list[OrderRow | LostRace | ServiceError]:
         """Write transitions with their events. Outcomes: the order as it is now, LostRace, or DatabaseUnavailable
         if somebody else holds the order for longer than a statement waits."""
-        outcomes = await self._database.transaction(partial(_move, moves=moves, lease_s=self._lease_s))
+        written = self._database.transaction(partial(_move, moves=moves, lease_s=self._lease_s))
+        outcomes = await self._metrics.measured(Step.WRITE, written, len(moves))
         for move, outcome in zip(moves, outcomes, strict=True):
             if isinstance(outcome, OrderRow):
                 for status in move.path:
@@ -84,7 +91,7 @@ class Orders:
         page = found[:limit]
         return page, page[-1].order_id if len(found) > limit else None
 
-    async def count_unfinished(self) -> dict[OrderStatus, int]:
+    async def count_unfinished(self) -> dict[str, Standing]:
         return await self._database.read(queries.count_unfinished)
 
 
@@ -233,7 +240,7 @@ async def _write_moves(tx: Transaction, moves: Sequence[Move], lease_s: float) -
         queries.change_orders(tx, order_ids, status, reason=reason, version=version, events=events, lease_s=lease)
         written_at |= dict.fromkeys(order_ids, queries.get_updated_at(tx, order_ids[0]))
     queries.insert_events(
-        tx, [(move.order.order_id, *event, move.trace or move.order.trace) for move in moves for event in move.events]
+        tx, [(move.order.order_id, *event, move.order.trace or move.trace) for move in moves for event in move.events]
     )
     await tx.commit()
     return {move.order.order_id: move.taken(utc(written_at[move.order.order_id].value)) for move in moves}

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from common import context
+from common import context, tracing
 from common.background import CrashPoints
 from common.batching import Batcher, as_outcome, run_in_halves
 from common.clients import AsyncInventoryClient, AsyncPaymentClient
@@ -24,6 +25,7 @@ from common.telemetry import Metrics
 from order_service import domain
 from order_service.domain import Move, NewOrder, OrderRow
 from order_service.letting_go import LettingGo, StillUnknown
+from order_service.metrics import OrderMetrics, Step
 from order_service.orders import Orders
 from order_service.settings import Settings
 
@@ -58,8 +60,10 @@ class Purchases:
         let_go: LettingGo,
         settings: Settings,
         metrics: Metrics,
+        order_metrics: OrderMetrics,
         reached: CrashPoints,
     ) -> None:
+        self._metrics = order_metrics
         self._orders = orders
         self._inventory = inventory
         self._payments = payments
@@ -67,7 +71,7 @@ class Purchases:
         self._timeout_s = settings.checkout_timeout_s
         self._reached = reached
         self._batcher: Batcher[NewOrder, Begun] = Batcher(
-            "begin", self.begin, settings, metrics, in_flight_max=settings.purchases_in_flight_max
+            "begin", self.begin, settings, metrics, in_flight_max=settings.purchases_in_flight_max, seen_by_all=True
         )
 
     async def submit(self, new: NewOrder) -> Begun:
@@ -83,7 +87,7 @@ class Purchases:
 
         Lists in, one outcome an item out, in order. One order is a list of one.
         """
-        with self._batcher.waiting():
+        with _step("accept", new), self._batcher.waiting():
             orders = await self._orders.accept(new)
         self._reached("created")
         # From here on all that is wanted of the callers' time is that they have an answer before it is over.
@@ -113,14 +117,19 @@ class Purchases:
             DecreaseStock(items=order.stock_lines, request_id=order.deduct_key, order_id=order.order_id)
             for order in orders
         ]
-        for order, stock in zip(orders, await _each(take_stock, wanted), strict=True):
+        with _step("take stock", orders):
+            stocks = await self._metrics.measured(Step.TAKE_STOCK, _each(take_stock, wanted))
+        for order, stock in zip(orders, stocks, strict=True):
             if isinstance(stock, ServiceError):
                 decisions[order.order_id] = _without_stock(order, stock)
             else:
                 reserved.append(order)
         if reserved:
             self._reached("stock_taken")
-        for order, charge in zip(reserved, await _each(take_money, [order.charge for order in reserved]), strict=True):
+        with _step("take money", reserved):
+            asked = [order.charge for order in reserved]
+            charges = await self._metrics.measured(Step.CHARGE, _each(take_money, asked))
+        for order, charge in zip(reserved, charges, strict=True):
             decision = settle(order, charge, OrderStatus.INVENTORY_RESERVED)
             is_open = isinstance(decision, StillUnknown)
             decisions[order.order_id] = Move(order, (OrderStatus.INVENTORY_RESERVED,)) if is_open else decision
@@ -144,7 +153,7 @@ class Purchases:
         moves = [decision for decision in decisions if isinstance(decision, Move)]
         if any(move.to is OrderStatus.COMPLETED for move in moves):
             self._reached("charged")
-        with self._batcher.waiting():
+        with _step("write outcomes", moves), self._batcher.waiting():
             moved = iter(await run_in_halves(self._orders.move, moves))
         left = [decision if isinstance(decision, StillUnknown) else next(moved) for decision in decisions]
         outcomes = list(zip(orders, left, strict=True))
@@ -163,6 +172,11 @@ class Purchases:
 
 def _moved(order: OrderRow) -> Begun:
     return Begun(order, goes_on=order.status not in domain.FINAL)
+
+
+def _step(name: str, orders: Sequence[object]) -> AbstractContextManager[object]:
+    """A step of the checkout, which these orders take together."""
+    return tracing.span(name, attributes={"vv.orders": len(orders)})
 
 
 async def _each(

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+from common.backlog import Standing
 from common.contracts.orders import OrderStatus
 from common.transaction import Answer, Row, Transaction, utc
 from order_service.domain import EventRow, NewOrder, OrderRow
@@ -200,10 +201,13 @@ async def get_traces(tx: Transaction, order_ids: Collection[str]) -> dict[str, s
     return dict(rows)
 
 
-async def count_unfinished(tx: Transaction) -> dict[OrderStatus, int]:
-    """How many orders are not final yet, by status."""
-    rows = await tx.fetch_all("SELECT status, COUNT(*) FROM orders WHERE lease_until IS NOT NULL GROUP BY status")
-    return {OrderStatus(status): count for status, count in rows}
+async def count_unfinished(tx: Transaction) -> dict[str, Standing]:
+    """How many orders are not final yet, by status, and since when the one that stands still for longest does."""
+    rows = await tx.fetch_all(
+        "SELECT status, COUNT(*), TIMESTAMPDIFF(MICROSECOND, MIN(updated_at), NOW(6)) FROM orders "
+        "WHERE lease_until IS NOT NULL GROUP BY status"
+    )
+    return {status: Standing(count, age / 1_000_000) for status, count, age in rows}
 
 
 def _microseconds(seconds: float) -> int:

@@ -3,7 +3,7 @@
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import BASE_URL, ServiceSettings, lease_in_doubt
+from common.settings import NAMESERVER, BaseUrl, Nameserver, ServiceSettings, lease_in_doubt
 
 
 class Settings(ServiceSettings):
@@ -11,10 +11,9 @@ class Settings(ServiceSettings):
 
     port: int = Field(8081, ge=0, le=65535, description="port to listen on")
 
-    inventory_url: str = Field(
-        "http://127.0.0.1:8082", pattern=BASE_URL, description="base URL of the inventory service"
-    )
-    payment_url: str = Field("http://127.0.0.1:8083", pattern=BASE_URL, description="base URL of the payment service")
+    inventory_url: BaseUrl = Field("http://127.0.0.1:8082", description="base URL of the inventory service")
+    payment_url: BaseUrl = Field("http://127.0.0.1:8083", description="base URL of the payment service")
+    nameserver: Nameserver | None = Field(None, description=NAMESERVER)
     auth_client_id: str | None = Field(
         None, description="the name under which this service gets tokens from the issuer for its calls to the others"
     )
@@ -46,9 +45,17 @@ class Settings(ServiceSettings):
     retry_most_s: float = Field(30.0, gt=0, description="seconds between two attempts at the most")
     crash_point: str | None = Field(None, description="for tests: the named point at which the process kills itself")
 
+    calls = ("inventory_url", "payment_url")
+
     @property
     def doubts(self) -> list[str]:
-        return super().doubts + lease_in_doubt(self, "lease_s", "call_timeout_s")
+        found = super().doubts + lease_in_doubt(self, "lease_s", "call_timeout_s")
+        if not self.is_open and self.tls_ca is None and self.auth_client_id is None:
+            found.append(
+                "ORDER_AUTH_CLIENT_ID and ORDER_AUTH_CLIENT_SECRET are not set: where the others ask who calls, "
+                "no order gets its stock."
+            )
+        return found
 
     @property
     def contradictions(self) -> dict[str, str]:

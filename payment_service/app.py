@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from aiohttp import web
 
 from common.background import crash_points, running
+from common.backlog import Backlog
 from common.batching import Batcher
 from common.contracts.access import Scope, Service, services, users
 from common.contracts.base import Outcomes
@@ -32,9 +33,11 @@ from common.telemetry import Metrics
 from common.web import BATCH_BODY_BYTES_MAX, Route
 from common.web import make_app as make_web_app
 from payment_service.charges import Batches, Charges
+from payment_service.domain import OUTSTANDING
 from payment_service.gateway import Gateway
 from payment_service.gateway_http import HttpGateway
 from payment_service.handlers import Handlers
+from payment_service.metrics import MeasuredGateway
 from payment_service.payments import Payments
 from payment_service.recovery import make_recovery
 from payment_service.sandbox import SandboxGateway
@@ -84,6 +87,7 @@ def make_gateway(database: Database, settings: Settings, metrics: Metrics, secur
         connections_max=settings.gateway_connections_max,
         token=settings.gateway_token,
         tls=gateway_tls(settings, security),
+        nameserver=settings.nameserver,
     )
 
 
@@ -98,9 +102,10 @@ def gateway_tls(settings: Settings, security: Security) -> ssl.SSLContext | None
 
 def make_app(settings: Settings) -> web.Application:
     metrics = Metrics("payment", settings.workers)
-    security = Security.from_settings(settings)
+    security = Security.from_settings(settings, metrics)
     database = Database.from_settings(settings, metrics, security.client_tls)
-    gateway = make_gateway(database, settings, metrics, security)
+    gateway = MeasuredGateway(make_gateway(database, settings, metrics, security), metrics.registry)
+    backlog = Backlog("payments", OUTSTANDING, metrics.registry)
     payments = Payments(database, settings.lease_s)
     batches = Batches(
         open=Batcher("open", payments.open, settings, metrics),
@@ -116,6 +121,7 @@ def make_app(settings: Settings) -> web.Application:
             # After recovery has ended, which calls it to the last.
             stack.push_async_callback(gateway.close)
             await stack.enter_async_context(running(recovery.run(settings.recovery_interval_s)))
+            await stack.enter_async_context(running(backlog.watch(payments.count_unfinished)))
             yield
             await charges.drain()
             await batches.drain()

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from uuid_utils import uuid7
 
-from common import context
+from common import context, tracing
 from common.background import CrashPoints
 from common.batching import Batcher, as_outcome
 from common.contracts.payments import CreatePayment, Payment, PaymentStatus, RefundPayment
@@ -84,7 +84,7 @@ class Charges:
         return await self._charge_all(items, self._settings.first_wait_s)
 
     async def _charge_all(self, items: Sequence[CreatePayment], within_s: float) -> list[Payment | ServiceError]:
-        new = [NewPayment(str(uuid7()), item) for item in items]
+        new = [NewPayment(str(uuid7()), item, _trace_of(item, alone=len(items) == 1)) for item in items]
         opened = await self._batches.open.submit_all(new)
         self._reached("charge_opened")
         drivers = [self._driver(own, payment) for own, payment in zip(new, opened, strict=True)]
@@ -95,7 +95,7 @@ class Charges:
     def _driver(self, new: NewPayment, payment: PaymentRow | ServiceError) -> "asyncio.Task[PaymentRow] | None":
         """The task that drives this payment, started if it is new, or one that waits for another process to do so."""
         if isinstance(payment, PaymentRow) and payment.payment_id == new.payment_id:
-            driver = asyncio.create_task(self.advance(payment))
+            driver = asyncio.create_task(self._advance_in(new.trace, payment))
             self._drivers[new.order_id] = driver
             driver.add_done_callback(lambda _: self._drivers.pop(new.order_id))
         here = self._drivers.get(new.order_id)
@@ -151,6 +151,10 @@ class Charges:
         payment = await self.advance(begun.payment) if begun.is_new else begun.payment
         return payment.to_contract()
 
+    async def _advance_in(self, trace: str | None, payment: PaymentRow) -> PaymentRow:
+        context.trace_context.set(trace)
+        return await self.advance(payment)
+
     async def advance(self, payment: PaymentRow) -> PaymentRow:
         """Drive a payment until nothing is outstanding, or nobody knows, or somebody else drives it."""
         # What was decided is carried out, also when its caller waits no longer.
@@ -175,7 +179,7 @@ class Charges:
         """
         result, looks = None, payment.looks
         if payment.attempts:
-            result = await self._ask(self._gateway.find(payment.charge_key), looks)
+            result = await self._ask("find", self._gateway.find(payment.charge_key), looks)
             looks += result is None
         if result is None and looks < self._settings.charge_attempts_max:
             charge = self._gateway.charge(
@@ -185,9 +189,9 @@ class Charges:
                 payment_method=payment.payment_method,
                 reference=payment.order_id,
             )
-            result = await self._ask(charge, looks)
+            result = await self._ask("charge", charge, looks)
         elif result is None:
-            result = await self._ask(self._gateway.cancel(payment.charge_key), looks)
+            result = await self._ask("cancel", self._gateway.cancel(payment.charge_key), looks)
         self._reached("charged")
         match result.status:
             case ChargeStatus.APPROVED:
@@ -199,7 +203,7 @@ class Charges:
 
     async def _settle_cancelled(self, payment: PaymentRow) -> Move:
         """A charge may be under way: it has been made by now, or its key is cancelled and it never will be."""
-        result = await self._ask(self._gateway.cancel(payment.charge_key), payment.looks)
+        result = await self._ask("cancel", self._gateway.cancel(payment.charge_key), payment.looks)
         match result.status:
             case ChargeStatus.APPROVED:
                 return Move(payment, PaymentStatus.REFUNDING, domain.ORDER_CANCELLED, refund=payment.amount)
@@ -216,16 +220,17 @@ class Charges:
                 amount=refund.amount,
                 currency=payment.currency,
             )
-            await self._ask(made, payment.looks)
+            await self._ask("refund", made, payment.looks)
             self._reached("refunded")
             await self._payments.confirm_refund(payment.order_id, refund.n)
         rest = PaymentStatus.REFUNDED if payment.refundable == 0 else PaymentStatus.CAPTURED
         return Move(payment, rest, payment.reason)
 
-    async def _ask(self, call: Awaitable[T], looks: int) -> T:
+    async def _ask(self, what: str, call: Awaitable[T], looks: int) -> T:
         try:
-            async with asyncio.timeout(self._settings.gateway_timeout_s):
-                return await call
+            with tracing.span(f"gateway {what}", "CLIENT"):
+                async with asyncio.timeout(self._settings.gateway_timeout_s):
+                    return await call
         except TimeoutError:
             raise StillUnknown("The gateway did not answer in time.", looks) from None
         except (GatewayUnavailable, ServiceError) as error:
@@ -243,6 +248,13 @@ class Charges:
         # If this fails, too, the lease runs out by itself.
         with contextlib.suppress(ServiceError):
             await self._payments.postpone(payment, delay_s, unknown.looks)
+
+
+def _trace_of(item: CreatePayment, *, alone: bool) -> str | None:
+    """The trace in which a charge is made: that of its order. The request's is that of one of them."""
+    here = context.sampled_trace()
+    is_ours = alone or (item.trace is not None and here is not None and context.is_same_trace(item.trace, here))
+    return here if is_ours else item.trace
 
 
 def _outcome(

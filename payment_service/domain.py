@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from common.context import trace_context
+from common.context import sampled_trace
 from common.contracts.payments import (
     CreatePayment,
     Payment,
@@ -43,7 +43,7 @@ class NewPayment:
 
     payment_id: str
     wanted: CreatePayment
-    trace: str | None = field(default_factory=trace_context.get)
+    trace: str | None = field(default_factory=sampled_trace)
 
     @property
     def order_id(self) -> str:
@@ -117,7 +117,7 @@ class Move:
     reason: str | None = None
     refund: int = 0
     refund_request_id: str | None = None
-    trace: str | None = field(default_factory=trace_context.get)
+    trace: str | None = field(default_factory=sampled_trace)
 
     def __post_init__(self) -> None:
         assert self.to in TRANSITIONS[self.payment.status], f"{self.payment.status} -> {self.to}"

@@ -14,8 +14,10 @@ from aiohttp import hdrs
 from pydantic import BaseModel, SecretStr
 from yarl import URL
 
+from common import context
+from common.clients.discovered import open_transport
 from common.clients.replies import read_reply
-from common.clients.transport import Request, Transport
+from common.clients.transport import Request
 from common.errors import ServiceError
 from common.telemetry import log
 from payment_service.gateway import ChargeResult, GatewayUnavailable
@@ -36,11 +38,12 @@ class HttpGateway:
         connections_max: int,
         token: SecretStr | None = None,
         tls: ssl.SSLContext | None = None,
+        nameserver: str | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._timeout_s = timeout_s
         self._token = token
-        self._transport = Transport(None, connections_max, tls)
+        self._transport = open_transport(base_url, None, connections_max, tls, nameserver)
 
     async def charge(
         self, key: str, *, amount: int, currency: str, payment_method: str, reference: str
@@ -75,6 +78,8 @@ class HttpGateway:
         if self._token is not None:
             headers[hdrs.AUTHORIZATION] = f"Bearer {self._token.get_secret_value()}"
         data = None if body is None else body.model_dump_json().encode()
+        if (trace := context.trace_context.get()) is not None:
+            headers[context.TRACE_HEADER] = trace
         request = Request(method, URL(self._base_url + path, encoded=True), headers, data)
         return read_reply(request, await self._transport.request(request, self._timeout_s), contract)
 

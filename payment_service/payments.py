@@ -7,7 +7,8 @@ from functools import partial
 
 from uuid_utils import uuid7
 
-from common.context import trace_context
+from common.backlog import Standing
+from common.context import sampled_trace
 from common.contracts.payments import (
     NothingCaptured,
     PaymentNotFound,
@@ -82,6 +83,9 @@ class Payments:
     async def get(self, order_id: str, *, owner: str | None = None) -> PaymentRow:
         """For an ``owner`` there are no payments but his own. Raises PaymentNotFound."""
         return await self._database.read(partial(_get, order_id=order_id, owner=owner))
+
+    async def count_unfinished(self) -> dict[str, Standing]:
+        return await self._database.read(queries.count_unfinished)
 
     async def open_refunds(self, order_id: str) -> list[Refund]:
         """The refunds that the gateway has not confirmed yet."""
@@ -161,7 +165,7 @@ async def _begin_refund(
 
 async def _begin_cancel(tx: Transaction, *, order_id: str, lease_s: float) -> Begun:
     if await queries.insert_void(tx, order_id, str(uuid7())):
-        queries.insert_events(tx, [(order_id, 1, PaymentStatus.VOIDED, 0, domain.ORDER_CANCELLED, trace_context.get())])
+        queries.insert_events(tx, [(order_id, 1, PaymentStatus.VOIDED, 0, domain.ORDER_CANCELLED, sampled_trace())])
     payment = (await queries.lock_payments(tx, [order_id]))[order_id]
     if payment.status is PaymentStatus.PENDING:
         move = Move(payment, PaymentStatus.CANCELLING, domain.ORDER_CANCELLED)

@@ -5,6 +5,7 @@ What is not awaited is sent with the next statement that is.
 
 from collections.abc import Collection, Mapping, Sequence
 
+from common.backlog import Standing
 from common.contracts.payments import PaymentStatus
 from common.transaction import Answer, Row, Transaction, utc
 from payment_service.domain import NewPayment, PaymentRow, Refund
@@ -193,6 +194,15 @@ async def get_traces(tx: Transaction, order_ids: Collection[str]) -> dict[str, s
         (list(order_ids),),
     )
     return dict(rows)
+
+
+async def count_unfinished(tx: Transaction) -> dict[str, Standing]:
+    """As of the order service's: the payments with something outstanding, by status."""
+    rows = await tx.fetch_all(
+        "SELECT status, COUNT(*), TIMESTAMPDIFF(MICROSECOND, MIN(updated_at), NOW(6)) FROM payments "
+        "WHERE lease_until IS NOT NULL GROUP BY status"
+    )
+    return {status: Standing(count, age / 1_000_000) for status, count, age in rows}
 
 
 def _microseconds(seconds: float) -> int:

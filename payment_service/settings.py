@@ -4,8 +4,10 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
+from yarl import URL
 
-from common.settings import BASE_URL, ServiceSettings, lease_in_doubt
+from common.oidc import is_loopback
+from common.settings import NAMESERVER, PLAIN, BaseUrl, Nameserver, ServiceSettings, lease_in_doubt
 
 
 class Settings(ServiceSettings):
@@ -13,11 +15,10 @@ class Settings(ServiceSettings):
 
     port: int = Field(8083, ge=0, le=65535, description="port to listen on")
 
-    gateway_url: str | None = Field(
-        None,
-        pattern=BASE_URL,
-        description="base URL of the payment gateway, such as `vv gateway`; a sandbox if not set",
+    gateway_url: BaseUrl | None = Field(
+        None, description="base URL of the payment gateway, such as `vv gateway`; a sandbox if not set"
     )
+    nameserver: Nameserver | None = Field(None, description=NAMESERVER)
     gateway_token: SecretStr | None = Field(
         None, description="token to show to that gateway (`Authorization: Bearer …`)"
     )
@@ -52,6 +53,17 @@ class Settings(ServiceSettings):
         3, ge=1, le=1000, description="answers of the gateway that it does not know a charge until its key is cancelled"
     )
     crash_point: str | None = Field(None, description="for tests: the named point at which the process kills itself")
+
+    calls = ("gateway_url",)
+
+    @property
+    def contradictions(self) -> dict[str, str]:
+        host = URL(self.gateway_url).host if self.gateway_url and self.gateway_url.startswith(PLAIN) else None
+        if self.gateway_token is None or host is None or is_loopback(host):
+            return super().contradictions
+        return super().contradictions | {
+            "gateway_url": "must begin with https, or anybody on the way could read the token"
+        }
 
     @property
     def doubts(self) -> list[str]:

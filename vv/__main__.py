@@ -8,6 +8,8 @@ from vv.commands_api import order, payment, stock
 from vv.commands_audit import audit_command
 from vv.commands_bench import bench
 from vv.commands_certs import certs_command
+from vv.commands_compare import compare_command
+from vv.commands_config import config_command
 from vv.commands_demo import demo
 from vv.commands_gateway import gateway
 from vv.commands_migrate import migrate_group
@@ -32,7 +34,20 @@ def main(context: click.Context, as_json: bool) -> None:
         context.default_map = _asking_for_json(main)
 
 
-for command in (up, demo, migrate_group, order, stock, payment, audit_command, bench, gateway, certs_command):
+for command in (
+    up,
+    demo,
+    migrate_group,
+    order,
+    stock,
+    payment,
+    audit_command,
+    bench,
+    compare_command,
+    gateway,
+    certs_command,
+    config_command,
+):
     main.add_command(command)
 
 

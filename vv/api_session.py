@@ -56,7 +56,7 @@ class Api(Generic[C]):
         """
         try:
             client = self._client_class(self._url, timeout_s=self._timeout_s, token=self._token, tls=self._tls)
-        except ValueError as error:
+        except (ValueError, ModuleNotFoundError) as error:
             raise click.BadParameter(f"{error}; it is {self._url!r}", param_hint="--url") from None
         with client:
             try:

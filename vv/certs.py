@@ -18,9 +18,14 @@ from vv.folder import make_private
 CA = "ca"
 # May call everything, and serves nothing.
 OPERATOR = "operator"
-NAMES = ("order", "inventory", "payment", "gateway", OPERATOR, "payment-gateway", "database")
+# Asks the services for their metrics, which everybody may who has a certificate.
+PROMETHEUS = "prometheus"
+# Reaches the databases, and nobody else.
+MIGRATE = "migrate"
+NAMES = ("order", "inventory", "payment", "gateway", OPERATOR, PROMETHEUS, "payment-gateway", "database", MIGRATE)
 DAYS = 365
 
+CLIENTS = (OPERATOR, PROMETHEUS, MIGRATE)
 _CA_VALID = timedelta(days=3650)
 # Made anew when no more than this is left of its life: time enough for everybody to come by and take the new one.
 _SHARE_LEFT_MIN = 1 / 3
@@ -81,14 +86,14 @@ def _ensure(folder: Path, hosts: Sequence[Host], valid: timedelta, renew: bool) 
             if not renew and set(own_hosts) <= set(before) and share_left(found.certificate) >= _SHARE_LEFT_MIN:
                 continue
             own_hosts = list(dict.fromkeys([*own_hosts, *before]))
-        usages = [CLIENT] if name == OPERATOR else [SERVER, CLIENT]
+        usages = [CLIENT] if name in CLIENTS else [SERVER, CLIENT]
         _authority(folder).issue(name, own_hosts, valid=valid, usages=usages).write(folder, name)
         made.append(name)
     return made
 
 
 def _hosts(name: str, further: Sequence[Host]) -> list[Host]:
-    if name == OPERATOR:
+    if name in CLIENTS:
         return [name]
     return list(dict.fromkeys([name, *_LOCAL, *further]))
 

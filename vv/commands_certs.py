@@ -41,8 +41,8 @@ def certs_command(
     take new certificates over by themselves.
 
     Each bears its own name, localhost, 127.0.0.1 and ::1, and may serve and call. The operator's, which may call
-    everything, only bears its name, and may only call. Not for production: there, take an authority whose key does not
-    lie beside its certificates.
+    everything, and that of Prometheus, to which only metrics are open, bear just their names, and may only call. Not
+    for production: there, take an authority whose key does not lie beside its certificates.
 
     Exit code: 0 all are there, 2 wrong usage, 3 they cannot be made.
     """

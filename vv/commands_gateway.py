@@ -73,7 +73,9 @@ def _security(certificates: Path | None) -> Security:
     if certificates is None:
         return Security()
     try:
-        return Security(Guard(None), None, Certificates(*certs.files_of(certificates, "payment-gateway")))
+        return Security(
+            Guard(None, by_certificate=True), None, Certificates(*certs.files_of(certificates, "payment-gateway"))
+        )
     except OSError as error:
         raise Unavailable(f"--certificates {certificates} cannot be used: {error.strerror}.") from error
 

@@ -3,10 +3,14 @@
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
 import click
 
+from common.security import Security
+from common.settings import read_settings
+from common.telemetry import Metrics
 from vv import databases, migrate
 from vv.commands_stack import data_dir_option
 from vv.databases import SERVICES
@@ -33,12 +37,25 @@ def migrate_group() -> None:
 
 @migrate_group.command()
 @service_option
+@click.option(
+    "--grant",
+    is_flag=True,
+    help="Then let the accounts of ORDER_DATABASE_URL and so on do what the services need, and no more.",
+)
 @data_dir_option
 @json_option
-def apply(services: Sequence[str], data_dir: Path, as_json: bool) -> None:
-    """Apply every migration that is not applied yet."""
+def apply(services: Sequence[str], grant: bool, data_dir: Path, as_json: bool) -> None:
+    """Apply every migration that is not applied yet.
+
+    --grant needs accounts that exist, and for ORDER_MIGRATION_DATABASE_URL and so on one with GRANT OPTION. The
+    accounts of the embedded database always get their rights.
+    """
     with databases.reachable(data_dir, os.environ) as found:
-        applied = {service: migrate.apply(service, found.migration_urls[service], say_aside) for service in services}
+        applied = {}
+        for service in services:
+            applied[service] = migrate.apply(service, found.migration_urls[service], say_aside)
+            if grant and not found.embedded:
+                migrate.grant(service, found.migration_urls[service], found.service_urls[service])
         if found.embedded:
             found.embedded.grant(services, afresh=False)
     lines = [f"{service}: {len(revisions)} applied" for service, revisions in applied.items()]
@@ -81,6 +98,31 @@ def status(services: Sequence[str], data_dir: Path, as_json: bool) -> None:
     ]
     document = {service: [asdict(revision) for revision in each] for service, each in revisions.items()}
     show(document, lines, as_json=as_json)
+
+
+@migrate_group.command()
+@service_option
+@click.option(
+    "--within",
+    "within_s",
+    type=click.FloatRange(min=0),
+    default=600,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long.",
+)
+@json_option
+def wait(services: Sequence[str], within_s: float, as_json: bool) -> None:
+    """Wait until every migration that this version needs is applied.
+
+    For what runs right before a service: it reads that service's settings (its database, its certificate), and may do
+    no more than it. Services that are not named are not looked at. Ends with 3 when the time is up.
+    """
+    for service in services:
+        settings = read_settings(import_module(f"{service}_service.settings").Settings)
+        tls = Security.from_settings(settings, Metrics(service)).client_tls
+        migrate.wait(service, settings.database_url.get_secret_value(), tls, within_s, say_aside)
+    show({"ready": list(services)}, [f"{service}: every migration is applied" for service in services], as_json=as_json)
 
 
 def _state(revision: migrate.Revision) -> str:

@@ -20,6 +20,7 @@ from vv.children import check_start
 from vv.errors import Unavailable
 from vv.folder import make_private, write_whole
 from vv.process import Child
+from vv.stack_services import without_settings
 
 PORT = 8443
 
@@ -74,7 +75,8 @@ class FrontDoor:
 
     def prepare(self) -> Nginx:
         """Write and check the configuration. Blocks. Raises Unavailable."""
-        return Nginx("front door", self.command(), self._environment, self._data_dir, self.log)
+        environment = without_settings(self._environment)
+        return Nginx("front door", self.command(), environment, self._data_dir, self.log)
 
     def command(self) -> list[str]:
         """Write the configuration, have nginx check it, and give the command that runs it in the foreground. Blocks.
@@ -141,9 +143,19 @@ def template() -> str:
     return _read("nginx.conf.template")
 
 
+def variables() -> set[str]:
+    """What the template takes. Raises Unavailable outside of a checkout."""
+    return set(_VARIABLE.findall(template()))
+
+
+def default_lines() -> list[str]:
+    """``defaults.env``, with its comments."""
+    return _read("defaults.env").splitlines()
+
+
 def defaults() -> dict[str, str]:
     """The values that need not be given."""
-    lines = (line.strip() for line in _read("defaults.env").splitlines())
+    lines = (line.strip() for line in default_lines())
     pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
     return {name: value for name, _, value in pairs}
 

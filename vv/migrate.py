@@ -1,6 +1,8 @@
 """Migrations: yoyo over ``migrations/SERVICE/*.sql``, made to survive a kill -9 at any moment."""
 
 import contextlib
+import ssl
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +13,8 @@ from typing import Any
 import pymysql
 from yoyo import read_migrations
 
-from vv import sql
+from common.database_url import parse_database_url
+from vv import accounts, sql
 from vv.errors import Refused, Unavailable
 from vv.output import Say, say
 from vv.yoyo_backend import UNDOING, Backend
@@ -21,6 +24,7 @@ _NOT_TO_BE_SEEN = {1146, 1142, 1054}
 # Table, column or key is there already, or is gone already.
 _DONE_ALREADY = {1050, 1051, 1060, 1061, 1091}
 _LOCK_WAIT_S = 30
+_LOOK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -71,16 +75,50 @@ def rollback(service: str, url: str, steps: int = 1, say: Say = say) -> list[str
         return [migration.id for migration in undone]
 
 
-def status(service: str, url: str) -> list[Revision]:
+def status(service: str, url: str, tls: ssl.SSLContext | None = None) -> list[Revision]:
     """Every revision of a service, oldest first. Changes nothing. Blocks. Raises Unavailable."""
-    applied = {
-        name: at.replace(tzinfo=UTC)
-        for name, at in _read(service, url, "SELECT migration_id, applied_at_utc FROM _yoyo_migration")
-    }
+    query = "SELECT migration_id, applied_at_utc FROM _yoyo_migration"
+    applied = {name: at.replace(tzinfo=UTC) for name, at in _read(service, url, query, tls)}
     known = revisions(service)
     return [Revision(name, applied.get(name)) for name in known] + [
         Revision(name, applied[name], known=False) for name in sorted(applied.keys() - set(known))
     ]
+
+
+def wait(service: str, url: str, tls: ssl.SSLContext | None, within_s: float, say: Say = say) -> None:
+    """Return when somebody has applied every revision that is known here. Changes nothing. Blocks.
+
+    Raises Unavailable when ``within_s`` have passed.
+    """
+    deadline = time.monotonic() + within_s
+    told = ""
+    while True:
+        try:
+            missing = [revision.name for revision in status(service, url, tls) if revision.applied_at is None]
+            if not missing:
+                return
+            problem = f"The {service} database lacks the migration {', '.join(missing)}."
+        except Unavailable as error:
+            problem = str(error)
+        if time.monotonic() > deadline:
+            raise Unavailable(problem)
+        if problem != told:
+            say(problem)
+            told = problem
+        time.sleep(_LOOK_EVERY_S)
+
+
+def grant(service: str, migration_url: str, service_url: str) -> None:
+    """Let the account of ``service_url`` do what the service needs, table by table. Blocks.
+
+    The account must exist, and that of ``migration_url`` must be allowed to grant. Raises Unavailable, Refused.
+    """
+    account = parse_database_url(service_url)
+    with contextlib.closing(_connect(service, migration_url)) as connection, connection.cursor() as cursor:
+        try:
+            accounts.grant(cursor, service, account=account["user"], database=account["db"])
+        except pymysql.MySQLError as error:
+            raise Refused(f"{service}: {account['user']} could not be granted its rights: {error.args[-1]}.") from error
 
 
 def _migrations(service: str) -> Any:
@@ -144,9 +182,9 @@ def _is_half_undone(service: str, url: str) -> bool:
     return bool(_read(service, url, f"SELECT 1 FROM _yoyo_log WHERE operation = '{UNDOING}'"))
 
 
-def _read(service: str, url: str, query: str) -> Sequence[Any]:
+def _read(service: str, url: str, query: str, tls: ssl.SSLContext | None = None) -> Sequence[Any]:
     """The rows of a query; none when the table is not there, or not for the eyes of this account."""
-    with contextlib.closing(_connect(service, url)) as connection, connection.cursor() as cursor:
+    with contextlib.closing(_connect(service, url, tls)) as connection, connection.cursor() as cursor:
         try:
             cursor.execute(query)
             rows: Sequence[Any] = cursor.fetchall()
@@ -157,9 +195,9 @@ def _read(service: str, url: str, query: str) -> Sequence[Any]:
     return rows
 
 
-def _connect(service: str, url: str) -> Any:
+def _connect(service: str, url: str, tls: ssl.SSLContext | None = None) -> Any:
     try:
-        return sql.connect(url)
+        return sql.connect(url, tls)
     except pymysql.MySQLError as error:
         raise _unreachable(service, error) from error
 

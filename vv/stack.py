@@ -21,7 +21,7 @@ from vv.mariadb import START_TIMEOUT_S as DATABASE_START_TIMEOUT_S
 from vv.mariadb import Mariadb
 from vv.output import Say, say
 from vv.process import Child
-from vv.stack_services import PORTS, Services
+from vv.stack_services import PORTS, Services, without_settings
 
 # Below the ports that systems hand out to outgoing connections (from 32768 on Linux), which are taken at random.
 DATABASE_PORT = 13306
@@ -154,7 +154,7 @@ class Stack:
         certificates = self.certificates if self.tls else None
         self._mariadb = mariadb = Mariadb(self.data_dir, self._database_port, certificates)
         await in_thread(lambda: mariadb.prepare(self.say))
-        child = Child("database", mariadb.command(), self._environment, self.data_dir, mariadb.log)
+        child = Child("database", mariadb.command(), without_settings(self._environment), self.data_dir, mariadb.log)
         self._children["database"] = child
         await child.start()
         deadline = time.monotonic() + DATABASE_START_TIMEOUT_S

@@ -17,6 +17,12 @@ _START_TIMEOUT_S = 30.0
 _POLL_INTERVAL_S = 0.03
 
 
+def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for a program that is no service: their secrets are none of its business."""
+    prefixes = tuple(f"{service.upper()}_" for service in PORTS)
+    return {name: value for name, value in environment.items() if not name.startswith(prefixes)}
+
+
 class Services:
     """What is to be known of the services before they run.
 
@@ -37,12 +43,13 @@ class Services:
         self._certificates = certificates
 
     def settings_of(self, service: str, database_url: str) -> dict[str, str]:
-        """The environment of a service: ours, less the databases of others, and where to find what it needs."""
+        """The environment of a service: ours, less what is for others, and where to find what it needs."""
         prefix = service.upper()
+        others = tuple(f"{other.upper()}_" for other in PORTS if other != service)
         inherited = {
             name: value
             for name, value in self._environment.items()
-            if not name.endswith(("_DATABASE_URL", "_DATABASE_URL_FILE"))
+            if not name.startswith(others) and not name.endswith(("_DATABASE_URL", "_DATABASE_URL_FILE"))
         }
         neighbours = {"ORDER_INVENTORY_URL": self.urls["inventory"], "ORDER_PAYMENT_URL": self.urls["payment"]}
         return {

@@ -12,6 +12,7 @@ the same methods. Results are contracts (``Order``, ``Payment``, …), errors th
 from common.clients.breaker import CircuitBreaker
 from common.clients.credentials import ClientCredentials, Credentials
 from common.clients.inventory import AsyncInventoryClient, InventoryClient
+from common.clients.observer import Observer
 from common.clients.orders import AsyncOrderClient, OrderClient
 from common.clients.payments import AsyncPaymentClient, PaymentClient
 from common.clients.retry import RetryPolicy
@@ -90,6 +91,7 @@ __all__ = [
     "LedgerKind",
     "NotFound",
     "NothingCaptured",
+    "Observer",
     "Order",
     "OrderCancelled",
     "OrderClient",

@@ -78,9 +78,16 @@ class BlockingClient(Generic[C]):
         token: str | Credentials | None = None,
         tls: ssl.SSLContext | None = None,
         connections_max: int = 512,
+        nameserver: str | None = None,
     ) -> None:
         self._client = self.async_class(
-            base_url, timeout_s=timeout_s, retry=retry, token=token, tls=tls, connections_max=connections_max
+            base_url,
+            timeout_s=timeout_s,
+            retry=retry,
+            token=token,
+            tls=tls,
+            connections_max=connections_max,
+            nameserver=nameserver,
         )
         self._thread = _LoopThread(self._client.close)
         self._stop = weakref.finalize(self, self._thread.stop)

@@ -15,12 +15,15 @@ from pydantic import BaseModel
 from uuid_utils import uuid7
 from yarl import URL
 
-from common import context
+from common import context, tracing
+from common.base_url import read_srv_url
 from common.clients.breaker import CircuitBreaker
 from common.clients.credentials import Credentials, fixed
+from common.clients.discovered import open_transport
+from common.clients.observer import Observer
 from common.clients.replies import read_reply
 from common.clients.retry import RetryBudget, RetryPolicy
-from common.clients.transport import Request, Transport, was_sent
+from common.clients.transport import Request, was_sent
 from common.contracts.base import Page, View
 from common.errors import DeadlineExceeded, ServiceError, Unauthenticated
 
@@ -37,11 +40,14 @@ _READY_TIMEOUT_S = 2.0
 class AsyncClient:
     """A client of one service; tasks may share it. It belongs to the event loop of its first call.
 
-    ``base_url`` may have a path prefix. ``timeout_s`` is the deadline of a whole call: all its attempts and the waits
-    between them. ``token`` proves who calls: an access token, or something that has one whenever it is asked, such as
+    ``base_url`` may have a path prefix. With ``srv+`` it names a DNS SRV record (``srv+http://_inventory._tcp.shop.local``)
+    and each attempt goes to one of the instances there; ``nameserver`` (``127.0.0.1:8600``) is asked for them in place
+    of the system's. ``timeout_s`` is the deadline of a whole call: all its attempts and the waits between them.
+    ``token`` proves who calls: an access token, or something that has one whenever it is asked, such as
     ClientCredentials. ``tls`` has the certificate of the caller and whom he believes; without it the system decides
     about ``https``. A ``session`` of the caller's own is used as it is, and not closed. ``breaker`` is the circuit
-    breaker, one a client unless given.
+    breaker, one a client unless given; it counts what one instance does wrong only when no other one is better.
+    ``observer`` is told how each attempt ended.
 
     Use it with ``async with``, or call :meth:`close`. Every call raises the errors of ``common.errors``:
     InvalidRequest before anything is sent; the service's own refusals (``is_refusal``); and ServiceUnavailable or
@@ -61,6 +67,8 @@ class AsyncClient:
         session: aiohttp.ClientSession | None = None,
         connections_max: int = 512,
         breaker: CircuitBreaker | None = None,
+        observer: Observer | None = None,
+        nameserver: str | None = None,
     ) -> None:
         if not 0 < timeout_s < math.inf:
             raise ValueError("timeout_s must be a positive number of seconds")
@@ -71,8 +79,9 @@ class AsyncClient:
         self._retry = retry
         self._budget = RetryBudget(retry.budget_ratio, retry.budget_burst)
         self._breaker = breaker or CircuitBreaker()
+        self._observer = observer
         self._credentials = fixed(token) if isinstance(token, str) else token
-        self._transport = Transport(session, connections_max, tls)
+        self._transport = open_transport(self._base_url, session, connections_max, tls, nameserver)
 
     async def __aenter__(self) -> Self:
         return self
@@ -110,6 +119,19 @@ class AsyncClient:
 
         A call that is not idempotent is repeated only if it certainly did not reach the server.
         """
+        with tracing.span(f"{method} {path}", "CLIENT"):
+            return await self._repeat(method, path, contract, body, query, headers, is_idempotent)
+
+    async def _repeat(
+        self,
+        method: str,
+        path: str,
+        contract: type[M],
+        body: BaseModel | None,
+        query: BaseModel | None,
+        headers: Mapping[str, str] | None,
+        is_idempotent: bool,
+    ) -> M:
         deadline = time.monotonic() + context.seconds_left(self._timeout_s)
         all_headers = _context_headers()
         if headers is not None:
@@ -170,6 +192,24 @@ class AsyncClient:
         return await self._attempt(_with_token(request, token), contract, min(_left_s(deadline), at_most_s))
 
     async def _attempt(self, request: Request, contract: type[M], timeout_s: float) -> M:
+        if self._observer is None:
+            return await self._attempt_unobserved(request, contract, timeout_s)
+        started, was_open = time.monotonic(), self._breaker.is_open
+        outcome = None
+        try:
+            result = await self._attempt_unobserved(request, contract, timeout_s)
+            outcome = "ok"
+        except ServiceError as error:
+            outcome = error.code
+            raise
+        finally:
+            if outcome is not None:
+                self._observer.attempted(outcome, time.monotonic() - started)
+            if self._breaker.is_open != was_open:
+                self._observer.breaker(is_open=self._breaker.is_open)
+        return result
+
+    async def _attempt_unobserved(self, request: Request, contract: type[M], timeout_s: float) -> M:
         ticket = self._breaker.admit()
         try:
             reply = await self._transport.request(request, timeout_s)
@@ -177,7 +217,9 @@ class AsyncClient:
         except ServiceError as error:
             if error.status < 500:
                 self._breaker.succeeded(ticket)
-            elif isinstance(error, DeadlineExceeded) and timeout_s < self._fair_timeout_s:
+            elif self._transport.has_others or (
+                isinstance(error, DeadlineExceeded) and timeout_s < self._fair_timeout_s
+            ):
                 self._breaker.abandoned(ticket)
             else:
                 self._breaker.failed(ticket)
@@ -221,7 +263,13 @@ def _context_headers() -> dict[str, str]:
 
 
 def _check_base_url(text: str) -> str:
+    try:
+        is_srv = read_srv_url(text) is not None
+    except ValueError as error:
+        raise ValueError(f"base_url {error}") from None
     url = URL(text)
+    if is_srv:
+        return text.rstrip("/")
     if url.scheme not in ("http", "https") or not url.host or url.query_string or url.fragment:
         raise ValueError("base_url must look like http://host:port, optionally with a path")
     return text.rstrip("/")

@@ -11,6 +11,10 @@ from yarl import URL
 from common.errors import DeadlineExceeded, ServiceError, ServiceUnavailable
 
 
+class NoInstance(Exception):
+    """There was nobody to send a request to."""
+
+
 class Request(NamedTuple):
     """What goes out."""
 
@@ -44,6 +48,14 @@ class Transport:
         self._owns_session = session is None
         self._connections_max = connections_max
         self._is_closed = False
+        # For TLS, where it is not the host of the URL; and for a connection, where it has less time than the reply.
+        self._server_hostname: str | None = None
+        self._connect_timeout_s: float | None = None
+
+    @property
+    def has_others(self) -> bool:
+        """Whether a failed request says nothing about the next one, as that can go to an instance that is well."""
+        return False
 
     async def request(self, request: Request, timeout_s: float) -> Reply:
         """Send a request and read the whole reply.
@@ -58,13 +70,18 @@ class Transport:
                 headers=request.headers,
                 data=request.body,
                 ssl=self._tls,
+                server_hostname=self._server_hostname,
                 # aiohttp rounds timeouts above 5 seconds up to whole ticks of its clock unless told otherwise.
-                timeout=aiohttp.ClientTimeout(total=timeout_s, ceil_threshold=math.inf),
+                timeout=aiohttp.ClientTimeout(
+                    total=timeout_s, sock_connect=self._connect_timeout_s, ceil_threshold=math.inf
+                ),
                 # A redirected POST would arrive as a GET, and its reply would be taken for the POST's.
                 allow_redirects=False,
                 raise_for_status=False,
             ) as response:
                 return Reply(response.status, response.headers, await response.read())
+        except aiohttp.ConnectionTimeoutError as error:
+            raise ServiceUnavailable(f"{request.name} was not sent: there was no connection in time.") from error
         except TimeoutError as error:
             raise DeadlineExceeded(f"{request.name} was not answered within {timeout_s:.3g} s.") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -80,7 +97,7 @@ class Transport:
             raise RuntimeError("The client is closed.")
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections_max),
+                connector=self._new_connector(),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
             # aiohttp sends a GET whose connection broke once more by itself, past our budget and breaker, and has no
@@ -88,10 +105,13 @@ class Transport:
             self._session._retry_connection = False
         return self._session
 
+    def _new_connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(limit=self._connections_max)
+
 
 def was_sent(error: ServiceError) -> bool:
     """Whether the request may have reached the server: ``False`` only when there was no connection at all."""
-    return not isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+    return not isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | NoInstance)
 
 
 def _reason(error: Exception) -> str:

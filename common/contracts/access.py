@@ -64,6 +64,7 @@ class Caller:
     @property
     def owner(self) -> str | None:
         """Whose things alone the caller sees and changes; None for everybody's."""
+        assert self.trusted or self.user_id is not None, "nobody is not everybody"
         return None if self.trusted else self.user_id
 
     def acting_for(self, user_id: str | None) -> str:

@@ -24,6 +24,8 @@ UserId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_
 CallerRequestId = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_TEXT)]
 IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_TEXT)]
 PaymentMethod = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_TEXT)]
+# https://www.w3.org/TR/trace-context/#traceparent-header
+TraceContext = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
 Uuid = Annotated[str, StringConstraints(pattern=_UUID)]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 Cursor = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_-]+$")]

@@ -13,6 +13,7 @@ from common.contracts.base import (
     PaymentMethod,
     Request,
     Timestamp,
+    TraceContext,
     UserId,
     Uuid,
     View,
@@ -85,6 +86,9 @@ class CreatePayment(Request):
     currency: Currency = "USD"
     payment_method: PaymentMethod = "tok_ok"
     user_id: UserId | None = Field(None, description="who buys; only he and staff may see the payment")
+    trace: TraceContext | None = Field(
+        None, description="`traceparent` of the order, where several share a request and each has a trace of its own"
+    )
 
 
 class CreatePaymentBatch(Request):

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -16,7 +17,8 @@ from tests.database_server import DatabaseServer
 from tests.e2e.conftest import wait_until
 from tests.e2e.forgeries import FORGERIES, GOOD, LONG, Forge
 from tests.e2e.guarded import Guarded, Person, Trap, guarded_stack
-from tests.e2e.raw import Answer, assert_problem, read_answer
+from tests.e2e.raw import Answer, Server, assert_problem, read_answer
+from tests.e2e.scraped import Growth, samples
 from tests.issuer_process import BUYER, STAFF
 from tests.issuer_realm import SERVICE_SCOPE
 from tests.route_tables import ENDPOINTS, KIT_PATHS, Endpoint
@@ -533,6 +535,45 @@ class TestLogs:
         assert "eyJ" not in text
         assert "order-secret" not in text
         assert forge.attacker_url not in text
+
+    @pytest.mark.parametrize(
+        ("row", "reason"),
+        [
+            ("RS256 by a foreign key with our kid", "wrong_signature"),
+            ("HS256 with an empty secret", "wrong_algorithm"),
+            ("kid is the attacker's URL", "unknown_key"),
+            ("kid is missing", "malformed"),
+            ("iss of somebody else", "wrong_issuer"),
+            ("aud of somebody else", "wrong_audience"),
+            ("expired long ago", "expired"),
+            ("nbf in the future", "not_yet_valid"),
+        ],
+    )
+    def test_what_was_wrong_is_counted(self, row: str, reason: str, forge: Forge, stack: Guarded) -> None:
+        """In one word, from which nothing of the token can be told."""
+        server = Server(stack.services.order.url)
+        refusals = Growth(server, "vv_auth_refusals_total")
+        stack.with_token(FORGERIES[row](forge)).order.get("/orders")
+        assert refusals.seen() == {(reason,): 1}
+
+    def test_who_may_not_is_counted(self, stack: Guarded, ann: Person) -> None:
+        """Nobody, a user without the scope, and a user on a route of services."""
+        server = Server(stack.services.inventory.url)
+        refusals = Growth(server, "vv_auth_refusals_total")
+        server.get("/inventory/sku", sku="x")
+        ann.inventory.post("/inventory/increase", {})
+        ann.inventory.post("/inventory/rollback", {})
+        assert refusals.seen() == {("no_token",): 1, ("lacks_scope",): 1, ("services_only",): 1}
+
+    def test_reasons_are_few(self, stack: Guarded) -> None:
+        """However many ways there were to forge a token: what an attacker sends makes no time series of its own."""
+        found = {
+            sample["reason"]
+            for service in stack.services.all
+            for sample in samples(Server(service.url), "vv_auth_refusals_total")
+        }
+        page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+        assert [reason for reason in found if f"`{reason}`" not in page] == []
 
     def test_a_line_says_who_called(self, stack: Guarded, sku: str) -> None:
         """The user of a token, and the order service for its own calls."""

@@ -32,7 +32,14 @@ SKU = "no-such-sku"
 JSON = {"Content-Type": "application/json"}
 
 _ORDER = {"user_id": "u", "total_amount": 1, "currency": "USD", "payment_method": "tok_ok"}
-_CHARGE = {"order_id": ORDER_ID, "amount": 1, "currency": "USD", "payment_method": "tok_ok", "user_id": "u"}
+_CHARGE = {
+    "order_id": ORDER_ID,
+    "amount": 1,
+    "currency": "USD",
+    "payment_method": "tok_ok",
+    "user_id": "u",
+    "trace": f"00-{'a' * 32}-{'b' * 16}-01",
+}
 _LINES = [{"sku": SKU, "quantity": 1}]
 _TAKE_ONE = {"sku": SKU, "quantity": 1, "request_id": "r", "order_id": ORDER_ID}
 _TAKE_SOME = {"items": _LINES, "request_id": "r", "order_id": ORDER_ID}
@@ -97,6 +104,10 @@ BAD_VALUES: Mapping[str | int, Sequence[str]] = {
     **dict.fromkeys(("user_id", "sku", "product_id", "request_id", "payment_method"), BAD_TEXT),
     **dict.fromkeys(("total_amount", "amount"), BAD_AMOUNT),
     "order_id": BAD_UUID,
+    "trace": [
+        *BAD_TEXT,
+        *map(json.dumps, ["00-0-0-01", f"00-{'A' * 32}-{'b' * 16}-01", f"00-{'a' * 32}-{'b' * 16}-01\n"]),
+    ],
     "currency": BAD_CURRENCY,
     "status": [*NOT_TEXT, "null", json.dumps("x" * 65)],
     "quantity": BAD_QUANTITY,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Servers, wait_until
-from tests.processes import free_port
+from tests.processes import free_port_offset
 
 
 class Bench:
@@ -22,7 +22,7 @@ class Bench:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        offset = str(free_port() % 20_000 + 1_000)
+        offset = str(free_port_offset())
         self._process = subprocess.Popen(
             [sys.executable, "-m", "vv", "bench", "--data-dir", self.folder, "--port-offset", offset, *arguments],
             stdout=subprocess.PIPE,

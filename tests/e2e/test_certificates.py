@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import http.client
 import json
+import re
 import socket
 import ssl
 import time
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -48,12 +50,19 @@ def secured(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def silent(secured: Services) -> Iterator[list[socket.socket]]:
+def silent(secured: Services, folder: Path) -> Iterator[list[socket.socket]]:
     """Those who connect and do not go on with TLS, or begin to; the last test here sees what becomes of them."""
     with contextlib.ExitStack() as opened:
         address = ("127.0.0.1", secured.inventory.port)
         connections = [opened.enter_context(socket.create_connection(address)) for _ in range(30)]
         connections[0].sendall(b"\x16\x03\x01\x02\x00\x01")
+        operator = certificate_of("operator", folder).client
+        # These get as far as the beginning of a request, and stop.
+        for _ in range(2):
+            plain = opened.enter_context(socket.create_connection(address))
+            begun = opened.enter_context(operator.wrap_socket(plain, server_hostname="127.0.0.1"))
+            begun.sendall(b"GET /inventory/sku?sku=x HTTP/1.1\r\nHost")
+            connections.append(begun)
         yield connections
 
 
@@ -175,6 +184,18 @@ def test_a_certificate_opens_nothing_beyond_its_time(
     assert not is_let_in(secured.inventory, client_of(pair, folder, tmp_path))
 
 
+def test_a_session_does_not_outlive_its_certificate(secured: Services, folder: Path) -> None:
+    """No tickets: with one, a certificate would not be looked at again, also when it has expired by then."""
+    tls = certificate_of("operator", folder).client
+    with (
+        socket.create_connection(("127.0.0.1", secured.order.port), timeout=10) as plain,
+        tls.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+    ):
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert connection.recv(1_000).startswith(b"HTTP/1.1 200")
+        assert connection.session is None or not connection.session.has_ticket
+
+
 def test_a_certificate_for_servers_opens_nothing(
     secured: Services, folder: Path, authority: Authority, tmp_path: Path
 ) -> None:
@@ -226,6 +247,7 @@ async def test_certificates_are_renewed_under_load(secured: Services, folder: Pa
     operator = certificate_of("operator", folder).client
     sku = new_sku(secured, operator, quantity=100_000)
     before = {service.name: serial_of(service, operator) for service in secured.all}
+    expiries = {service.name: expiry_of(service, folder) for service in secured.all}
     stopped = asyncio.Event()
 
     async def buy() -> int:
@@ -240,7 +262,7 @@ async def test_certificates_are_renewed_under_load(secured: Services, folder: Pa
 
     buyers = [asyncio.create_task(buy()) for _ in range(4)]
     for name in ("order", "inventory", "payment"):
-        (folder / f"{name}.key").write_text("-----BEGIN PRIVATE KEY-----\n", encoding="utf-8")
+        (folder / f"{name}.key").write_text("-----BEGIN PRIVATE KEY-----\n")  # pragma: allowlist secret
     await wait_for_line(secured, "certificates_not_usable")
     await asyncio.to_thread(certs.ensure, folder, renew=True)
     await wait_for_line(secured, "certificates_taken_over")
@@ -249,15 +271,37 @@ async def test_certificates_are_renewed_under_load(secured: Services, folder: Pa
     assert sum(await asyncio.gather(*buyers)) > 4
     after = {service.name: serial_of(service, operator) for service in secured.all}
     assert {name for name in before if before[name] == after[name]} == set()
+    # A year from now, a while later than before.
+    assert all(expiry_of(service, folder) > expiries[service.name] > time.time() for service in secured.all)
     assert all(service.process.poll() is None for service in secured.all)
 
 
-def test_handshakes_that_never_end_are_cut(silent: list[socket.socket]) -> None:
-    """Ten seconds after they connected, at the latest; by now they may be gone already."""
-    deadline = time.monotonic() + 12
+def test_the_certificate_of_prometheus_opens_its_metrics_and_nothing_else(secured: Services, folder: Path) -> None:
+    """Which say when the certificate of the service expires, to the second."""
+    prometheus = certificate_of("prometheus", folder).client
+    for service in secured.all:
+        pair = Pair.read(folder, service.name)
+        assert pair is not None
+        assert expiry_of(service, folder) == pair.certificate.not_valid_after_utc.timestamp()
+    status, _ = call(secured.inventory, prometheus, "GET", "/inventory/sku?sku=x")
+    assert status == 401
+
+
+def expiry_of(service: ServiceProcess, folder: Path) -> float:
+    """What the service says to Prometheus of its certificate."""
+    tls = certificate_of("prometheus", folder).client
+    with urllib.request.urlopen(f"{service.url}/metrics", timeout=10, context=tls) as reply:
+        text = reply.read().decode()
+    return float(re.search(r"^vv_tls_certificate_expiry_timestamp_seconds (\S+)$", text, re.MULTILINE)[1])  # type: ignore[index]
+
+
+def test_handshakes_and_heads_that_never_end_are_cut(silent: list[socket.socket]) -> None:
+    """Ten seconds after they connected, and the time to close; by now they may be gone already."""
+    deadline = time.monotonic() + 14
     for connection in silent:
         connection.settimeout(max(0.1, deadline - time.monotonic()))
-        assert connection.recv(1) == b""
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
 
 
 def new_sku(secured: Services, tls: ssl.SSLContext, quantity: int = 10) -> str:

@@ -13,7 +13,7 @@ from aiohttp import web
 from common import door as door_module
 from common.door import Door
 from common.middleware import UNLOGGED
-from common.server import _Runner
+from common.protocol import Runner
 from common.telemetry import Metrics
 from common.web import DOOR, DRAINING
 from tests.e2e.conftest import Books, Servers, wait_until
@@ -179,7 +179,7 @@ async def test_who_does_not_read_is_not_answered_without_end(full: Door) -> None
     """Requests arrive one by one on one connection whose answers nobody takes: the service soon stops reading them."""
     app = web.Application()
     app[DOOR], app[DRAINING] = full, asyncio.Event()
-    runner = _Runner(app)
+    runner = Runner(app)
     await runner.setup()
     loop = asyncio.get_running_loop()
     client, accepted = socket.socketpair()

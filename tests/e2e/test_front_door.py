@@ -329,7 +329,7 @@ class TestLimits:
         # The same header and claims, as anybody can write them, with a signature of his own.
         forged = f"Bearer {token.replace('s' * 86, 'f' * 86)}"
         assert Counter(at_once(10, lambda _: call(forged))) == {200: 5, 429: 5}
-        assert call(f"Bearer {token.replace('h', 'i')}") == 200
+        assert call(f"Bearer {token.replace('h', 'i')}") == 429
         assert Counter(at_once(10, lambda n: call(f"Basic {n}"))) == {200: 5, 429: 5}
         assert Counter(at_once(10, lambda _: door.get("/orders", limit=1).status)) == {200: 10}
 

@@ -18,7 +18,7 @@ from common.database_url import parse_database_url
 from tests.buyers import Buyers, Got, Wish, asleep, buyers_at
 from tests.conftest import Audit
 from tests.e2e.conftest import Books, Servers, wait_until
-from tests.e2e.test_operability import metric
+from tests.e2e.scraped import metric
 from tests.processes import Services
 from vv.databases import SERVICES, Databases
 

@@ -20,7 +20,7 @@ from tests.e2e.test_stack import Up, is_alive, wait_until
 from tests.front_door import nginx_is_there
 from tests.gateway_process import GatewayProcess
 from tests.issuer_process import STAFF, IssuerProcess
-from tests.processes import free_port
+from tests.processes import free_port_offset
 from vv import certs, nginx_program
 from vv.__main__ import main
 from vv.mariadb import Mariadb
@@ -166,7 +166,7 @@ class TestWrongUsage:
     def test_a_limit_that_is_none(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """nginx says which line it does not take."""
         monkeypatch.setenv("FRONT_DOOR_RATE_PER_IP", "many")
-        offset = str(free_port() % 20_000 + 1_000)
+        offset = str(free_port_offset())
         command = [sys.executable, "-m", "vv", "up", "--gateway", "--data-dir", str(tmp_path), "--port-offset", offset]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert ended.returncode == 3

@@ -16,6 +16,8 @@ import pytest
 from aiohttp import web
 
 from tests.processes import Services, free_port
+from vv import certs
+from vv.databases import Databases
 
 ROOT = Path(__file__).parents[2]
 PROMISES = {"no_5xx", "as_documented", "no_oversell", "replays_equal", "charged_once", "orders_end"}
@@ -257,6 +259,21 @@ async def test_flash_sale_ends_by_itself(services: Services) -> None:
     assert "20 put in, 20 sold." in run.said
     assert "Orders: 20 completed, 10 out_of_stock." in run.said
     assert re.search(r"^orders_end +0 +0  never checked", run.said, re.MULTILINE)
+
+
+async def test_services_that_want_certificates(migrated: Databases, tmp_path: Path) -> None:
+    """The load shows that of the operator; who has none gets no answer at all."""
+    certs.ensure(tmp_path)
+    services = Services(migrated.service_urls, tmp_path, tmp_path)
+    shown = {"certificate": tmp_path / "operator.crt", "key": tmp_path / "operator.key", "ca": tmp_path / "ca.crt"}
+    files = [word for name, path in shown.items() for word in (f"--client-{name}", str(path))]
+    try:
+        await asyncio.to_thread(services.start)
+        run = await load(services, *SALE, *files)
+    finally:
+        services.stop()
+    assert run.exit_code == 0, run.said
+    assert "20 put in, 20 sold." in run.said
 
 
 async def test_steady_load_does_not_wait_for_replies(services: Services) -> None:

@@ -26,6 +26,7 @@ from tests.conftest import log_of
 from tests.database_server import DatabaseServer
 from tests.e2e.conftest import Books, Servers, wait_until
 from tests.e2e.raw import Answer, Server, assert_problem
+from tests.e2e.scraped import metric, samples
 from tests.processes import FAST_RECOVERY, ServiceProcess, Services, free_port
 from tests.route_tables import ENDPOINTS, ROUTES, Endpoint
 from vv.databases import Databases
@@ -74,6 +75,7 @@ class TestProbes:
             assert answer.headers["Retry-After"] == "1"
             assert "database" in answer.json()["detail"]
             assert server.get("/livez").status == 200
+            assert metric(server, "vv_db_failures_total", errno="2003") >= 1
         assert "TopSecret" not in log_of(process.log) + answer.body.decode()
 
     def test_service_with_an_unmigrated_database_is_not_ready(
@@ -170,23 +172,6 @@ class TestMetrics:
         families = [family for family in text_string_to_metric_families(text) if not family.name.startswith("process_")]
         assert {"vv_http_requests", "vv_db_transaction_retries", "vv_recovery_items"} <= {f.name for f in families}
         assert [family.name for family in families if not family.documentation or family.name[:3] != "vv_"] == []
-
-
-def samples(server: Server, name: str) -> list[dict[str, Any]]:
-    """The samples of a metric: their labels, and ``value``."""
-    answer = server.get("/metrics")
-    assert answer.headers["Content-Type"].startswith("text/plain; version=")
-    return [
-        {**sample.labels, "value": sample.value}
-        for family in text_string_to_metric_families(answer.body.decode())
-        for sample in family.samples
-        if sample.name == name
-    ]
-
-
-def metric(server: Server, name: str, **labels: str) -> float:
-    """The value of a metric, 0 before it is first counted."""
-    return float(sum(sample["value"] for sample in samples(server, name) if labels.items() <= sample.items()))
 
 
 class TestApiDocument:

@@ -1,5 +1,6 @@
 """Clients that hold connections and give nothing for it are cut off within ten seconds, and nobody else notices."""
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -9,7 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
+from aiohttp import web
 
+from common.protocol import Runner
+from common.web import DRAINING
 from tests.e2e.raw import Answer, Server, assert_problem, read_answer
 from tests.processes import Services
 
@@ -195,3 +199,22 @@ def _read_to_the_end(connection: socket.socket) -> bytes:
     while data := connection.recv(65_536):
         read += data
     return bytes(read)
+
+
+async def test_a_head_that_comes_with_the_connection_is_waited_for_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over TLS its beginning may be there in the turn of the event loop in which the connection is made."""
+    monkeypatch.setattr("common.protocol.PATIENCE_S", 0.1)
+    app = web.Application()
+    app[DRAINING] = asyncio.Event()
+    runner = Runner(app)
+    await runner.setup()
+    ours, theirs = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+    assert runner.server is not None
+    connection = runner.server()
+    connection.connection_made(transport)
+    connection.data_received(b"GET /livez HTTP/1.1\r\nHo")
+    await asyncio.sleep(0.3)
+    assert transport.is_closing()
+    theirs.close()
+    await runner.cleanup()

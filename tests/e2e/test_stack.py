@@ -15,7 +15,7 @@ import pytest
 
 from common.clients import AsyncInventoryClient, AsyncOrderClient, OrderStatus, RetryPolicy, ServiceError
 from tests.gateway_process import GatewayProcess
-from tests.processes import FAST_RECOVERY, free_port
+from tests.processes import FAST_RECOVERY, free_port_offset
 
 SERVICES = ("order", "inventory", "payment")
 
@@ -28,7 +28,7 @@ class Up:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.output = folder.with_suffix(".out")
-        self._offset = free_port() % 20_000 + 1_000
+        self._offset = free_port_offset()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -34,12 +34,11 @@ def cluster(own_server: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.mark.parametrize("name", FAULTS)
 async def test_a_fault_hits_and_heals(cluster: Cluster, name: str) -> None:
     """Buyers shop while it happens. It hits something; once it is healed an order goes through."""
-    fault = FAULTS[name]
-    if why_not := fault.why_not(cluster):
+    if why_not := FAULTS[name].why_not(cluster):
         pytest.skip(why_not)
     async with _shopping(cluster):
         await asyncio.sleep(0.2)
-        hits = await fault.inflict(cluster, _Hasty(name))
+        hits = await _inflict(cluster, name)
     await cluster.heal()
     assert hits > 0
     await _an_order_goes_through(cluster)
@@ -82,6 +81,16 @@ def test_a_copy_of_the_packages_is_run(tmp_path: Path) -> None:
         assert "This is the copy." in cluster.processes["order"].log.read_text()
     assert not any(process.is_alive for process in cluster.processes.values())
     assert not cluster.mariadb.folder.is_mount()
+
+
+async def _inflict(cluster: Cluster, name: str) -> int:
+    """Its hits. Where the machine has other things to do nobody may come by in so short a time: then once more."""
+    hits = 0
+    for attempt in range(4):
+        hits = await FAULTS[name].inflict(cluster, _Hasty(f"{name} {attempt}"))
+        if hits:
+            break
+    return hits
 
 
 class _Hasty(random.Random):

@@ -1,5 +1,6 @@
 """What the client library makes of a network and of proxies that misbehave."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -382,6 +383,58 @@ async def test_refusals_do_not_open_the_breaker(wire: aioresponses, reply: dict[
             with pytest.raises(ServiceError) as caught:
                 await place(orders)
             assert not isinstance(caught.value, CircuitOpen)
+
+
+class Notes:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.attempts: list[str] = []
+        self.seconds = 0.0
+        self.breaker_was: list[bool] = []
+
+    def attempted(self, outcome: str, seconds: float) -> None:
+        self.attempts.append(outcome)
+        self.seconds += seconds
+
+    def breaker(self, *, is_open: bool) -> None:
+        self.breaker_was.append(is_open)
+
+
+async def test_an_observer_is_told_of_each_attempt(wire: aioresponses) -> None:
+    """What it came to, also of those that are repeated; and when the breaker opens and closes."""
+    notes = Notes()
+    clock = [0.0]
+    breaker = CircuitBreaker(failures_max=2, open_s=1, clock=lambda: clock[0])
+    async with AsyncOrderClient(HOST, retry=QUICK, breaker=breaker, observer=notes) as orders:
+        wire.post(ORDERS, exception=aiohttp.ServerDisconnectedError())
+        wire.post(ORDERS, status=503)
+        with pytest.raises(ServiceUnavailable):
+            await orders.create(user_id="ada", sku="book", total_amount=1999)
+        with pytest.raises(CircuitOpen):
+            await orders.get(ORDER_ID)
+        assert notes.breaker_was == [True]
+        clock[0] = 2
+        wire.get(f"{ORDERS}/{ORDER_ID}", body=order().model_dump_json(), content_type="application/json")
+        await orders.get(ORDER_ID)
+    assert notes.attempts == ["service_unavailable", "service_unavailable", "circuit_open", "ok"]
+    assert notes.breaker_was == [True, False]
+    assert 0 < notes.seconds < 5
+
+
+async def test_an_attempt_that_is_cancelled_is_not_told(wire: aioresponses) -> None:
+    """It came to nothing."""
+    notes = Notes()
+
+    async def hang(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    wire.get(f"{ORDERS}/{ORDER_ID}", callback=hang)
+    async with AsyncOrderClient(HOST, observer=notes) as orders:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await orders.get(ORDER_ID)
+    assert (notes.attempts, notes.breaker_was) == ([], [])
 
 
 async def test_callers_in_a_hurry_do_not_open_the_breaker(wire: aioresponses) -> None:

@@ -100,6 +100,30 @@ async def test_a_server_without_tls_is_not_talked_to(plain: Mariadb, folder: Pat
         migrate.status("order", url_of(plain, files(folder)))
 
 
+@pytest.mark.parametrize("plugin", [b"mysql_clear_password", b"caching_sha2_password"])
+async def test_who_takes_tls_away_gets_nothing(plugin: bytes, folder: Path) -> None:
+    """Somebody on the way who greets as a server without TLS, and asks for the password, hears not a word."""
+    heard = []
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Protocol 10; capabilities without CLIENT_SSL, with CLIENT_PLUGIN_AUTH.
+        greeting = b"\x0a8.4.0\0" + bytes(4) + b"12345678\0" + b"\x01\x82\x2d\x02\x00\x08\x00\x15" + bytes(10)
+        greeting += b"123456789012\0" + plugin + b"\0"
+        writer.write(len(greeting).to_bytes(3, "little") + b"\0" + greeting)
+        heard.append(await reader.read(1_000))
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    url = f"mysql://order:secret@127.0.0.1:{server.sockets[0].getsockname()[1]}/d"
+    with pytest.raises(DatabaseUnavailable):
+        await cipher(url, certificate_of("order", folder))
+    with pytest.raises(pymysql.OperationalError, match="no TLS"):
+        await asyncio.to_thread(sql.connect, url + files(folder))
+    server.close()
+    await asyncio.sleep(0.1)
+    assert heard == [b"", b""]
+
+
 @leaves_a_socket
 async def test_a_server_of_somebody_else_is_not_talked_to(secured: Mariadb, tmp_path: Path) -> None:
     """Its certificate is of another CA."""

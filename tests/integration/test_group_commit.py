@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pymysql
 import pytest
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from pymysql.err import OperationalError
 from uuid_utils import uuid7
@@ -38,6 +39,7 @@ from inventory_service.stock import Stock
 from order_service import domain as order_domain
 from order_service.domain import NewOrder, OrderRow
 from order_service.letting_go import LettingGo
+from order_service.metrics import OrderMetrics
 from order_service.orders import Orders
 from order_service.purchase import Purchases
 from order_service.settings import Settings as OrderSettings
@@ -61,7 +63,7 @@ class Shop:
 
     def __post_init__(self) -> None:
         self.stock = Stock(self.databases["inventory"])
-        self.orders = Orders(self.databases["order"], 60, lambda _: None)
+        self.orders = Orders(self.databases["order"], 60, OrderMetrics(CollectorRegistry()))
         self.payments = Payments(self.databases["payment"], 60)
         settings = PaymentSettings(database_url=URL, port=1)
         self.sandbox = SandboxGateway(self.databases["payment"], settings, Metrics("test"))
@@ -510,7 +512,9 @@ async def test_orders_that_were_moved_since_a_lost_commit_are_left_alone(
     settings = OrderSettings(database_url=URL)
     nobody: Any = None
     let_go = LettingGo(shop.orders, settings)
-    purchases = Purchases(shop.orders, nobody, nobody, let_go, settings, Metrics("order"), lambda _: None)
+    metrics = Metrics("order")
+    order_metrics = OrderMetrics(metrics.registry)
+    purchases = Purchases(shop.orders, nobody, nobody, let_go, settings, metrics, order_metrics, lambda _: None)
     [begun] = await purchases.begin(new)
     assert (begun.order.order_id, begun.order.status, begun.goes_on) == (new[0].order_id, OrderStatus.FAILED, False)
 

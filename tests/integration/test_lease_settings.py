@@ -1,5 +1,6 @@
 """A lease that ends before the calls of its holder must is named at start."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,14 @@ def test_a_lease_shorter_than_two_calls_is_named(settings: ServiceSettings, leas
     assert timeout in doubt
 
 
-def test_the_doubt_is_logged_at_start(migrated: Databases, tmp_path: Path) -> None:
-    """Once, and the service starts all the same."""
+def test_doubts_are_logged_at_start(migrated: Databases, tmp_path: Path) -> None:
+    """Each once, of a variable that is mistyped, too, but not of another service's; and the service starts all the
+    same."""
     environment = {"ORDER_DATABASE_URL": migrated.service_urls["order"], "ORDER_DRAIN_DELAY_S": "0"}
-    service = ServiceProcess("order", environment, tmp_path / "order.log").start(ORDER_LEASE_S="1.5")
+    service = ServiceProcess("order", environment, tmp_path / "order.log")
+    service.start(ORDER_LEASE_S="1.5", ORDER_POOL_SIZE="3", PAYMENT_POOL_SIZE="3")
     assert service.stop() == 0
-    assert service.log.read_text().count("setting_in_doubt") == 1
+    lines = [json.loads(line) for line in service.log.read_text().splitlines()]
+    lease, mistyped = sorted(line["problem"] for line in lines if line["event"] == "setting_in_doubt")
+    assert "ORDER_LEASE_S" in lease
+    assert mistyped == "ORDER_POOL_SIZE: no such setting; did you mean ORDER_POOL_SIZE_MAX?"

@@ -27,6 +27,7 @@ from common.database_url import parse_database_url
 from common.telemetry import Metrics
 from inventory_service.app import make_app
 from inventory_service.line import Line, waiting_slots
+from inventory_service.metrics import StockMetrics
 from inventory_service.settings import Settings
 from inventory_service.stock import Stock
 from vv.databases import Databases
@@ -42,9 +43,9 @@ class Shop:
         metrics = Metrics("test")
         self.database = Database.from_settings(settings, metrics, tls=None)
         self.stock = Stock(self.database)
-        slots = waiting_slots(settings)
-        self.decreases: Line[DecreaseStock] = Line("decreases", self.stock.decrease, slots, settings, metrics)
-        self.rollbacks: Line[str] = Line("rollbacks", self.stock.rollback, slots, settings, metrics)
+        shared = waiting_slots(settings), settings, metrics, StockMetrics(metrics.registry)
+        self.decreases: Line[DecreaseStock] = Line("decreases", self.stock.decrease, *shared)
+        self.rollbacks: Line[str] = Line("rollbacks", self.stock.rollback, *shared)
         self.address = parse_database_url(settings.database_url.get_secret_value())
 
     async def new_skus(self, n: int, quantity: int = 100) -> list[str]:

@@ -24,6 +24,7 @@ from common.telemetry import Metrics
 from order_service.checkout import Checkout
 from order_service.domain import NewOrder
 from order_service.letting_go import LettingGo
+from order_service.metrics import OrderMetrics
 from order_service.orders import Orders
 from order_service.purchase import Purchases
 from order_service.settings import Settings as OrderSettings
@@ -68,11 +69,14 @@ async def shop(
     metrics = Metrics("test")
     async with open_database(urls["order"]) as order, open_database(urls["payment"]) as payment:
         order_settings = OrderSettings(database_url=SecretStr(urls["order"]), port=1)
-        orders, reached = Orders(order, 60, lambda _: None), crash_points(None)
+        order_metrics = OrderMetrics(metrics.registry)
+        orders, reached = Orders(order, 60, order_metrics), crash_points(None)
         let_go = LettingGo(orders, order_settings)
-        purchases = Purchases(orders, inventory, payments, let_go, order_settings, metrics, reached)
+        purchases = Purchases(orders, inventory, payments, let_go, order_settings, metrics, order_metrics, reached)
         moves = Batcher("move", orders.move, order_settings, metrics)
-        checkout = Checkout(orders, purchases, moves, inventory, payments, let_go, order_settings, reached)
+        checkout = Checkout(
+            orders, purchases, moves, inventory, payments, let_go, order_settings, order_metrics, reached
+        )
 
         payment_settings = PaymentSettings(database_url=SecretStr(urls["payment"]), port=1)
         book = Payments(payment, 60)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vv.audit_facts import first_order_id
-from vv.bench import document, figures, latency, load, measure, plan, report, runs
+from vv.bench import comparison, document, figures, latency, load, measure, plan, report, runs
 from vv.bench.chart import Bar, svg
 from vv.bench.load import Orders, Result
 from vv.bench.report import Report
@@ -318,3 +318,54 @@ def test_ids_from_a_time_on() -> None:
     assert first_order_id(now) < order_id
     assert first_order_id(now + timedelta(seconds=1)) > order_id
     assert len(first_order_id(now)) == 14
+
+
+class TestComparison:
+    def document(self, *made: Run) -> dict[str, Any]:
+        """As a program reads it."""
+        document: dict[str, Any] = json.loads(json.dumps(make_report(list(made)).document(), default=str))
+        return document
+
+    def rounds(self, *pairs: tuple[int, int], name: str = "hot_64_on") -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Orders of base and head, round by round."""
+        return [
+            (self.document(make_run(name, orders=base)), self.document(make_run(name, orders=head)))
+            for base, head in pairs
+        ]
+
+    def test_what_is_compared_is_of_the_same_round(self) -> None:
+        """A machine that is half as fast in a round is so for both."""
+        [found] = comparison.compared(self.rounds((1_000, 900), (500, 450), (2_000, 1_800)))
+        assert found.ratios == pytest.approx([0.9, 0.9, 0.9])
+        assert found.document()["ratio"] == pytest.approx(0.9)
+
+    @pytest.mark.parametrize(
+        ("pairs", "short"),
+        [
+            ([(1_000, 700), (1_000, 800), (1_000, 750)], ["hot_64_on"]),
+            ([(1_000, 700), (1_000, 1_100), (1_000, 750)], []),
+            ([(1_000, 950), (1_000, 900), (1_000, 920)], []),
+            ([(1_000, 1_500)], []),
+        ],
+        ids=["slower", "one round says otherwise", "not by much", "faster"],
+    )
+    def test_who_is_slower(self, pairs: list[tuple[int, int]], short: list[str]) -> None:
+        """By the median, and only if no round says otherwise."""
+        assert comparison.slower(comparison.compared(self.rounds(*pairs)), 0.85) == short
+
+    def test_the_floor_is_never_slower(self) -> None:
+        """It is the same program in both, and only shows the noise."""
+        found = comparison.compared(self.rounds((1_000, 500), name="floor_256"))
+        assert comparison.slower(found, 0.85) == []
+
+    def test_what_only_one_has_is_not_compared(self) -> None:
+        """A new measurement, or a run without a result, which is named."""
+        base = self.document(make_run("hot_64_on"), make_run("old"), make_run("alone_on"))
+        head = self.document(make_run("hot_64_on"), make_run("new"), make_run("alone_on", no_result="it broke"))
+        assert [one.measurement for one in comparison.compared([(base, head)])] == ["hot_64_on"]
+        assert comparison.no_results([(base, head)]) == ["No result: alone_on of head, round 1: it broke."]
+
+    def test_the_table(self) -> None:
+        """Medians, ratios with their range, and who is slower."""
+        [_, _, row] = comparison.markdown(comparison.compared(self.rounds((1_000, 700), (1_000, 800))), 0.85)
+        assert row == "| hot_64_on | 100 | 75 | 0.75 (0.70 to 0.80) | 2.0 | 2.0 | **slower** |"

@@ -21,7 +21,7 @@ from vv.__main__ import main
 from vv.authority import CLIENT, Authority, Pair, hosts_of, read_certificate, share_left
 from vv.errors import Unavailable
 
-SERVERS = [name for name in certs.NAMES if name != certs.OPERATOR]
+SERVERS = [name for name in certs.NAMES if name not in certs.CLIENTS]
 YEAR = timedelta(days=365)
 
 
@@ -110,11 +110,12 @@ class TestWhomTheyConvince:
         for name in certs.NAMES:
             assert PolicyBuilder().store(store).build_client_verifier().verify(read(made, name).certificate, [])
 
-    def test_the_operator_serves_nothing(self, made: Path) -> None:
-        """The operator's key opens every door, so that it must not stand behind one."""
+    @pytest.mark.parametrize("name", ["operator", "prometheus"])
+    def test_clients_serve_nothing(self, name: str, made: Path) -> None:
+        """The operator's key opens every door, so that it must not stand behind one; Prometheus has none."""
         with pytest.raises(ssl.SSLError, match="unsuitable certificate purpose"):
-            shake_hands(made, made, name="operator", as_server="operator", as_client="order")
-        assert hosts_of(read(made, "operator").certificate) == ["operator"]
+            shake_hands(made, made, name=name, as_server=name, as_client="order")
+        assert hosts_of(read(made, name).certificate) == [name]
 
     def test_no_certificate(self, made: Path) -> None:
         """Is nobody."""
@@ -209,7 +210,7 @@ class TestOnceMore:
         assert share_left(read(tmp_path, "order").certificate) > 1 / 3
 
     def test_what_lacks_a_host_is_made(self, tmp_path: Path) -> None:
-        """All but the operator, and each host comes on top of those that were asked for before."""
+        """All but those that only call, and each host comes on top of those that were asked for before."""
         certs.ensure(tmp_path, ["shop.example"])
         assert certs.ensure(tmp_path, ["10.1.2.3", "Shop.Example."]) == SERVERS
         for name in SERVERS:
@@ -246,7 +247,7 @@ class TestOnceMore:
         """Make one authority and one certificate each."""
         with ThreadPoolExecutor(8) as pool:
             made = list(pool.map(lambda _: certs.ensure(tmp_path), range(8)))
-        assert sorted(map(len, made)) == [0] * 7 + [8]
+        assert sorted(map(len, made)) == [0] * 7 + [len(certs.NAMES) + 1]
 
 
 class TestCommand:
@@ -255,8 +256,8 @@ class TestCommand:
         said = _vv("--data-dir", str(tmp_path), "--host", "shop.example").stdout
         assert "for development" in said
         assert f"{tmp_path}/certs/ca.key" in said
-        assert said.count("made") == 8
-        assert _vv("--data-dir", str(tmp_path)).stdout.count("kept") == 8
+        assert said.count("made") == len(certs.NAMES) + 1
+        assert _vv("--data-dir", str(tmp_path)).stdout.count("kept") == len(certs.NAMES) + 1
 
     def test_what_it_says_to_scripts(self, tmp_path: Path) -> None:
         """One document that names every file."""

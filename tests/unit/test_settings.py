@@ -10,6 +10,7 @@ from payment_service.settings import Settings as PaymentSettings
 
 URL = "mysql://order:letmein@db/order_db"
 ISSUER = "https://id.example.com/realms/shop"
+HTTPS = {"ORDER_INVENTORY_URL": "https://inventory:8082", "ORDER_PAYMENT_URL": "https://payment:8083"}
 TLS = {"TLS_CERTIFICATE": "order.crt", "TLS_KEY": "order.key", "TLS_CA": "ca.crt"}
 
 
@@ -37,16 +38,21 @@ def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> OrderSettings:
         ({"AUTH": "on"}, "ORDER_AUTH: is on, but nobody could prove who he is"),
         ({"AUTH": "yes"}, "ORDER_AUTH: Input should be 'on' or 'off'"),
         ({"TLS_CERTIFICATE": "x"}, "ORDER_TLS_KEY: is needed, too"),
+        (TLS, "ORDER_INVENTORY_URL: must begin with https"),
+        ({**TLS, **HTTPS, "ORDER_PAYMENT_URL": "http://payment:8083"}, "ORDER_PAYMENT_URL: must begin with https"),
+        ({"ORDER_DATABASE_URL": f"{URL}?ssl_ca="}, "ORDER_DATABASE_URL: names files that cannot be used"),
         ({"TLS_KEY": "x", "TLS_CERTIFICATE": "x"}, "ORDER_TLS_CA: is needed, too"),
         ({"AUTH_ISSUER": "http://id.example.com"}, "ORDER_AUTH_ISSUER: must begin with https://"),
         ({"AUTH_ISSUER": "id.example.com"}, "ORDER_AUTH_ISSUER: must look like https://"),
         ({"AUTH_ISSUER": "https://ann:secret@id.example.com"}, "ORDER_AUTH_ISSUER: must look like https://"),
         ({"ORDER_AUTH_CLIENT_ID": "order"}, "ORDER_AUTH_CLIENT_SECRET: is needed, too"),
-        ({"ORDER_INVENTORY_URL": "http://ann:secret@inventory"}, "ORDER_INVENTORY_URL: String should match"),
+        ({"ORDER_INVENTORY_URL": "http://ann:secret@inventory"}, "ORDER_INVENTORY_URL: must look like http://host"),
+        ({"ORDER_PAYMENT_URL": "srv+http://_p._tcp.shop:80"}, "ORDER_PAYMENT_URL: must not have a port"),
+        ({"ORDER_NAMESERVER": "consul:8600"}, "ORDER_NAMESERVER: must look like 10.0.0.2 or 127.0.0.1:8600"),
         ({"ORDER_DATABASE_URL_FILE": "/run/secrets/url"}, "ORDER_DATABASE_URL: ORDER_DATABASE_URL_FILE is set, too"),
         (
             {"ORDER_DATABASE_URL": "", "ORDER_DATABASE_URL_FILE": "/gone"},
-            "ORDER_DATABASE_URL_FILE: /gone cannot be read",
+            "ORDER_DATABASE_URL_FILE: the file cannot be read",
         ),
         ({"ORDER_DATABASE_URL": "mysql://ann:a/b@db/x"}, "ORDER_DATABASE_URL: must have a number for a port"),
     ],
@@ -90,8 +96,8 @@ def test_where_nobody_is_asked_who_he_is(variables: dict[str, str], monkeypatch:
         {"AUTH_ISSUER": ISSUER},
         {"ORDER_AUTH_ISSUER": ISSUER, "AUTH": "on"},
         {"AUTH_ISSUER": "http://127.0.0.1:9000"},
-        TLS,
-        {**TLS, "AUTH_ISSUER": ISSUER, "AUTH": ""},
+        TLS | HTTPS,
+        {**TLS, **HTTPS, "AUTH_ISSUER": ISSUER, "AUTH": ""},
     ],
     ids=str,
 )
@@ -124,6 +130,25 @@ def test_secrets_may_be_in_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert settings.auth_client_secret.get_secret_value() == "s3cret"
     assert "s3cret" not in repr(settings)
     assert "letmein" not in repr(settings)
+
+
+@pytest.mark.parametrize("url", ["http://gateway.example.com", "http://10.0.0.1:8084"])
+def test_the_token_of_the_gateway_is_not_sent_in_plain_text(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On this machine it may be, elsewhere everybody on the way could read it."""
+    for name, value in {"DATABASE_URL": URL, "GATEWAY_TOKEN": "t0ken", "GATEWAY_URL": "http://127.0.0.1:8084"}.items():
+        monkeypatch.setenv(f"PAYMENT_{name}", value)
+    read_settings(PaymentSettings)
+    monkeypatch.setenv("PAYMENT_GATEWAY_URL", url)
+    with pytest.raises(SystemExit):
+        read_settings(PaymentSettings)
+    assert "PAYMENT_GATEWAY_URL: must begin with https" in capsys.readouterr().err
+
+
+def test_a_service_without_credentials_is_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an issuer and no certificates, the order service needs tokens, too."""
+    assert any("ORDER_AUTH_CLIENT_ID" in doubt for doubt in read(monkeypatch, AUTH_ISSUER=ISSUER).doubts)
 
 
 @pytest.mark.parametrize("settings_class", [OrderSettings, PaymentSettings])

@@ -84,6 +84,7 @@ FIGURES: Sequence[Figure] = (
     Figure("p99 ÷ p50 at half of peak, open loop", p99_over_p50, "half_of_peak_on", at_most=5),
     Figure("orders/s, gateway at 500 ms ÷ at 0, 1,000 clients", per_second, "hot_1000_gateway", "hot_1000_on", 0.6),
     Figure("orders/s, full tables ÷ empty tables, 256 clients", per_second, "hot_256_full", "hot_256_on", 0.9),
+    Figure("orders/s, 10 % traced ÷ not traced, 256 clients", per_second, "hot_256_traced", "hot_256_on", 0.95),
     Figure("peak memory of a service, 1,000 clients", largest_memory_mb, "hot_1000_on", at_most=120, unit="MB"),
 )
 

@@ -32,6 +32,12 @@ async def _order(request: web.Request) -> web.Response:
     return web.json_response(_ORDER | {"user_id": body["user_id"], "total_amount": body["total_amount"]}, status=201)
 
 
+async def _traces(request: web.Request) -> web.Response:
+    """As a collector that keeps nothing: an ExportTraceServiceResponse without fields is no bytes."""
+    await request.read()
+    return web.Response(content_type="application/x-protobuf")
+
+
 async def _ready(_: web.Request) -> web.Response:
     loop = type(asyncio.get_running_loop())
     return web.json_response({"event_loop": f"{loop.__module__}.{loop.__qualname__}"})
@@ -41,6 +47,7 @@ def main() -> None:
     app = web.Application()
     app[DRAINING] = asyncio.Event()
     app.router.add_post("/orders", _order)
+    app.router.add_post("/v1/traces", _traces)
     app.router.add_get("/readyz", _ready)
     # There is no environment to read: a port is all that it needs.
     run(

@@ -22,6 +22,8 @@ from vv.stack import Stack
 
 PORT_STEP = 10
 _FLOOR_PORT = 8084
+# What stands for the floor's base URL in the settings of the plan.
+_FLOOR_URL = "{floor}"
 _FLOOR_START_TIMEOUT_S = 20.0
 # Of the environment these would make another stack of it than the one in the data folder.
 _NOT_PASSED_ON = ("_DATABASE_URL", "_CRASH_POINT")
@@ -39,7 +41,8 @@ class Stacks:
     def __init__(
         self, data_dir: Path, port_offset: int, names: Iterable[str], environment: Mapping[str, str], say: Say
     ) -> None:
-        names = set(names)
+        self._floor_port = _FLOOR_PORT + port_offset
+        names = {*names, *(FLOOR for name in names if _FLOOR_URL in STACKS.get(name, {}).values())}
         self.say = say
         self._is_up = False
         self.folder = data_dir.absolute()
@@ -48,13 +51,12 @@ class Stacks:
             name: Stack(
                 self.folder / name,
                 port_offset + n * PORT_STEP,
-                environment={**_inherited(environment), **settings},
+                environment={**_inherited(environment), **self._settings_of(name)},
                 say=partial(self._say_of, name),
             )
-            for n, (name, settings) in enumerate(STACKS.items())
+            for n, name in enumerate(STACKS)
             if name in names
         }
-        self._floor_port = _FLOOR_PORT + port_offset
         command = [sys.executable, "-m", "vv.bench.floor", str(self._floor_port)]
         self._floor = (
             Child(FLOOR, command, environment, self.folder, self.folder / "floor.log") if FLOOR in names else None
@@ -109,6 +111,10 @@ class Stacks:
     def databases(self, name: str) -> Databases:
         """The databases of a stack that is up."""
         return embedded(Mariadb(self.stacks[name].data_dir))
+
+    def _settings_of(self, name: str) -> dict[str, str]:
+        url = f"http://127.0.0.1:{self._floor_port}"
+        return {variable: url if value == _FLOOR_URL else value for variable, value in STACKS[name].items()}
 
     def _say_of(self, name: str, line: str) -> None:
         # That a database is created and migrated is a matter of course; that something dies is not.

@@ -1,0 +1,127 @@
+"""aiohttp's connections, with a door, and without patience for slow clients, for which aiohttp has no limits."""
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+
+from common.door import is_whole
+from common.middleware import malformed_http
+from common.web import DOOR, DRAINING
+
+# Longer than the keep-alive of usual proxies (60 s), which must be the side that closes.
+KEEPALIVE_S = 75.0
+# For the first request of a connection to come, for a head that has begun to be complete, and for a reply to be taken.
+# Enough for poor lines; who takes longer holds a connection, and most who do mean to.
+PATIENCE_S = 10.0
+
+
+class _RequestHandler(web.RequestHandler):
+    """Answers with problem documents also to bytes that are not a request."""
+
+    __slots__ = ("_door", "_draining", "_head_due", "_is_new", "_is_partial", "_reply_due")
+
+    def __init__(self, *args: Any, app: web.Application, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The floor of the benchmark has none.
+        self._door = app.get(DOOR)
+        self._draining = app[DRAINING]
+        # Whether aiohttp has not begun to wait for the first request yet; over TLS, bytes may come before.
+        self._is_new = True
+        # Whether the parser may hold the beginning of a request.
+        self._is_partial = False
+        # When the connection is cut, unless something happens before.
+        self._head_due: asyncio.TimerHandle | None = None
+        self._reply_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._head_due = self._loop.call_later(PATIENCE_S, self.force_close)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        for due in (self._head_due, self._reply_due):
+            if due is not None:
+                due.cancel()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        assert self.transport is not None
+        self._reply_due = self._loop.call_later(PATIENCE_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._reply_due is not None:
+            self._reply_due.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        was_idle = self._is_waiting()
+        if was_idle and self._refuse(data):
+            self._expect_head(began=False)
+            return
+        super().data_received(data)
+        self._is_new = self._is_new and self._waiter is None and not self._messages
+        self._expect_head(began=self._is_new or self._is_waiting())
+        if self._door is not None:
+            # Behind a request, in the same bytes or while it is being answered, the next one may have begun.
+            self._is_partial = not was_idle or self._is_waiting() or not is_whole(data)
+
+    def _expect_head(self, *, began: bool) -> None:
+        """A head that has begun is to be complete in time; between requests a client may take longer."""
+        if not began and self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+        elif began and self._head_due is None:
+            self._head_due = self._loop.call_later(PATIENCE_S, self.force_close)
+
+    def _refuse(self, data: bytes) -> bool:
+        """Answer at the door, if it is full. Who does not read the answers goes the usual way, which waits for him."""
+        door = self._door
+        if door is None or not door.is_full or self._is_partial or self.writing_paused or self._draining.is_set():
+            return False
+        reply = door.refuse(data)
+        if reply is None:
+            return False
+        assert self.transport is not None
+        self.transport.write(reply)
+        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_S
+        return True
+
+    def _is_waiting(self) -> bool:
+        """Whether aiohttp waits for a request that has not come yet, or not as a whole."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def handle_error(
+        self,
+        request: Any,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if not 400 <= status < 500:
+            return super().handle_error(request, status, exc, message)
+        response = malformed_http(message)
+        response.force_close()
+        return response
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        # A body that could not be decoded was answered already; aiohttp meets it again while it reads the rest.
+        if not isinstance(kwargs.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kwargs)
+
+
+class _Server(web.Server):
+    app: web.Application
+
+    def __call__(self) -> web.RequestHandler:
+        return _RequestHandler(self, loop=self._loop, app=self.app, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        # aiohttp has no option for the class of its connection handlers.
+        server.__class__ = _Server
+        assert isinstance(server, _Server)
+        server.app = self.app
+        return server

@@ -1,0 +1,185 @@
+"""Traces, as a real collector receives them: a checkout is one trace, whoever carries it along or takes it up."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.clients import AsyncInventoryClient, AsyncOrderClient, Order, OrderStatus
+from common.context import trace_context
+from tests.conftest import log_of
+from tests.e2e.conftest import wait_until
+from tests.otlp_receiver import Receiver, Span
+from tests.processes import Services
+from vv.databases import Databases
+
+SERVICES = {"order", "inventory", "payment"}
+SERVER, CLIENT = 2, 3
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def traced(migrated: Databases, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """The three services, which record every trace."""
+    settings = {"TRACE_ENDPOINT": receiver.url, "TRACE_SAMPLE_RATIO": "1", "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    running = Services(migrated.service_urls, tmp_path_factory.mktemp("logs"), **settings)
+    try:
+        yield running.start()
+    finally:
+        running.stop()
+
+
+def new_trace(number: int, *, sampled: bool = True) -> str:
+    return f"00-{number:032x}-{number:016x}-{'01' if sampled else '00'}"
+
+
+async def buy(traced: Services, sku: str, trace: str, payment_method: str = "tok_ok") -> Order:
+    """As a caller who is within a trace of his own."""
+    async with AsyncOrderClient(traced.order.url) as orders:
+        token = trace_context.set(trace)
+        try:
+            return await orders.create(user_id="ada", sku=sku, total_amount=5, payment_method=payment_method)
+        finally:
+            trace_context.reset(token)
+
+
+@pytest.fixture
+async def sku(traced: Services) -> str:
+    async with AsyncInventoryClient(traced.inventory.url) as inventory:
+        return (await inventory.create(product_id="p", sku=f"TRACE-{id(inventory)}", quantity=1_000)).sku
+
+
+def trace_of(receiver: Receiver, number: int, *, complete: int = 3) -> list[Span]:
+    """The spans of a trace, once all of its services have sent theirs."""
+    found: list[Span] = []
+
+    def is_complete() -> bool:
+        found[:] = [span for span in receiver.spans() if span.trace == f"{number:032x}"]
+        known = {span.id for span in found}
+        services = {span.service for span in found}
+        return len(services) == complete and not [
+            span for span in found if span.parent not in {*known, f"{number:016x}"}
+        ]
+
+    wait_until(is_complete, 15)
+    return found
+
+
+async def test_one_checkout_is_one_trace(traced: Services, receiver: Receiver, sku: str) -> None:
+    """Across three services, from the caller's own span on, and no span whose parent is missing."""
+    await buy(traced, sku, new_trace(1))
+    spans = trace_of(receiver, 1)
+    assert {span.service for span in spans} == SERVICES
+    [root] = [span for span in spans if span.parent == f"{1:016x}"]
+    assert (root.name, root.kind, root.attributes["http.response.status_code"]) == ("POST /orders", SERVER, 201)
+    names = {(span.service, span.name) for span in spans}
+    assert names >= {
+        ("order", "batch begin"), ("order", "accept"), ("order", "take stock"), ("order", "take money"),
+        ("order", "write outcomes"), ("order", "transaction"),
+        ("order", "POST /inventory/decrease/batch"), ("inventory", "POST /inventory/decrease/batch"),
+        ("order", "POST /payments/batch"), ("payment", "POST /payments/batch"),
+        ("inventory", "transaction"), ("payment", "gateway charge"), ("payment", "transaction"),
+    }  # fmt: skip
+    assert all(span.begin <= span.end for span in spans)
+
+
+async def test_statements_have_names_and_no_values(traced: Services, receiver: Receiver, sku: str) -> None:
+    """A transaction says what it did to which tables."""
+    order = await buy(traced, sku, new_trace(2))
+    spans = trace_of(receiver, 2)
+    summaries = {str(span.attributes.get("db.query.summary")) for span in spans if span.name == "transaction"}
+    assert any("INSERT orders" in summary and "COMMIT" in summary for summary in summaries), summaries
+    assert any("inventory" in summary and "INSERT stock_ledger" in summary for summary in summaries), summaries
+    told = json.dumps([span.attributes for span in spans])
+    assert sku not in told
+    assert "ada" not in told
+    assert order.order_id not in told
+
+
+async def test_those_who_share_a_batch_are_linked(traced: Services, receiver: Receiver, sku: str) -> None:
+    """Each of 40 orders has its batch, linked to those whom it shares it with, and its own charge in its own trace."""
+    await asyncio.gather(*(buy(traced, sku, new_trace(number)) for number in range(100, 140)))
+    traces = {number: trace_of_one(receiver, number) for number in range(100, 140)}
+    for spans in traces.values():
+        assert {span.name for span in spans} >= {"POST /orders", "batch begin", "gateway charge"}
+    batches = [span for spans in traces.values() for span in spans if span.name == "batch begin"]
+    assert max(int(str(batch.attributes["vv.batch.items"])) for batch in batches) > 1
+    ids = {(span.trace, span.id) for span in batches} | {
+        (span.trace, span.id) for spans in traces.values() for span in spans if span.name == "POST /orders"
+    }
+    linked = {link for batch in batches for link in batch.links}
+    assert linked
+    assert linked <= ids
+
+
+def trace_of_one(receiver: Receiver, number: int) -> list[Span]:
+    """As :func:`trace_of`, for an order whose calls may be in the trace of another one of its group."""
+    complete = {"POST /orders", "batch begin", "gateway charge"}
+    found: list[Span] = []
+
+    def is_complete() -> bool:
+        found[:] = [span for span in receiver.spans() if span.trace == f"{number:032x}"]
+        known = {span.id for span in found} | {f"{number:016x}"}
+        return {span.name for span in found} >= complete and all(span.parent in known for span in found)
+
+    wait_until(is_complete, 15)
+    return found
+
+
+async def test_recovery_goes_on_with_the_trace(traced: Services, receiver: Receiver, sku: str) -> None:
+    """An order whose charge is unknown is finished by recovery, in the trace of the request that began it."""
+    order = await buy(traced, sku, new_trace(3), payment_method="tok_timeout")
+    assert order.status is OrderStatus.INVENTORY_RESERVED
+    async with AsyncOrderClient(traced.order.url) as orders:
+        await orders.wait(order.order_id, timeout_s=20)
+    recoveries = {"recover orders", "recover payments"}
+    wait_until(lambda: recoveries <= {span.name for span in receiver.spans() if span.trace == f"{3:032x}"}, 15)
+    spans = trace_of(receiver, 3)
+    [recovered] = [span for span in spans if span.name == "recover orders"]
+    assert recovered.attributes["vv.order_id"] == order.order_id
+    assert [span.has_failed for span in spans if span.name == "gateway charge"] == [True]
+
+
+async def test_a_caller_decides_that_nothing_is_recorded(traced: Services, receiver: Receiver, sku: str) -> None:
+    """The flag of his traceparent counts in all services, also for orders that share a batch with recorded ones."""
+    await asyncio.gather(*(buy(traced, sku, new_trace(200 + n, sampled=n % 2 == 0)) for n in range(20)))
+    for number in range(200, 220, 2):
+        trace_of_one(receiver, number)
+    assert {span.trace for span in receiver.spans()} & {f"{number:032x}" for number in range(201, 220, 2)} == set()
+
+
+async def test_log_lines_carry_the_ids(traced: Services, receiver: Receiver, sku: str) -> None:
+    """The line of a request names its trace and its span, by which either is found from the other."""
+    await buy(traced, sku, new_trace(4))
+    spans = trace_of(receiver, 4)
+    for service in traced.all:
+        lines = [json.loads(line) for line in log_of(service.log).splitlines() if f"{4:032x}" in line]
+        own = {span.id for span in spans if span.service == service.name and span.kind == SERVER}
+        assert own & {line["span_id"] for line in lines if line["event"] == "request"}
+
+
+def test_health_checks_are_not_recorded(receiver: Receiver, traced: Services) -> None:
+    """They would bury the rest."""
+    assert all(service.is_ready() for service in traced.all)
+    assert [span.name for span in receiver.spans() if re.search("livez|readyz|health|metrics", span.name)] == []
+
+
+async def test_a_collector_that_is_down_hurts_nobody(migrated: Databases, tmp_path: Path) -> None:
+    """Orders are completed, and the service ends in time, when its traces go nowhere."""
+    nowhere = Services(migrated.service_urls, tmp_path, TRACE_ENDPOINT="http://127.0.0.1:9", TRACE_SAMPLE_RATIO="1")
+    try:
+        nowhere.start()
+        async with AsyncInventoryClient(nowhere.inventory.url) as inventory:
+            await inventory.create(product_id="p", sku=f"NOWHERE-{id(inventory)}", quantity=9)
+            order = await buy(nowhere, f"NOWHERE-{id(inventory)}", new_trace(5))
+        assert order.status is OrderStatus.COMPLETED
+    finally:
+        assert [service.stop() for service in nowhere.all] == [0, 0, 0]
