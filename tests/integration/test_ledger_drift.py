@@ -15,24 +15,16 @@ from inventory_service.drift import DriftWatch
 from inventory_service.metrics import StockMetrics
 from inventory_service.stock import Stock
 from tests.conftest import open_database
+from tests.database_server import DatabaseServer
 from vv import migrate
-from vv.mariadb import Mariadb
 
 
 @pytest.fixture(scope="module")
-def drift_url(mariadb: Mariadb) -> Iterator[str]:
+def drift_url(database_server: DatabaseServer) -> Iterator[str]:
     """A database of its own, whose books may be spoilt."""
-    admin_url = mariadb.migration_url("inventory")
-
-    async def run(sql: str) -> None:
-        async with open_database(admin_url) as admin:
-            await admin.transaction(lambda tx: tx.execute(sql))
-
-    url = admin_url.replace("/inventory_db?", "/drift_db?")
-    asyncio.run(run("CREATE DATABASE drift_db"))
-    migrate.apply("inventory", url)
-    yield url
-    asyncio.run(run("DROP DATABASE drift_db"))
+    with database_server.further("drift_db") as [url]:
+        migrate.apply("inventory", url)
+        yield url
 
 
 @pytest.fixture
