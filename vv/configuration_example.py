@@ -14,6 +14,7 @@ from common.settings_sources import SHARED
 from vv import front_door
 from vv.configuration import PROGRAMS, default_of
 from vv.errors import Unavailable
+from vv.mariadb_program import PROGRAM_VARIABLE
 
 _HEAD = """\
 # Every variable that the services, the vv command, compose.yaml and the front door read, with its default.
@@ -37,6 +38,12 @@ class Variable:
     description: str
 
 
+# What vv takes from the environment alone.
+WITHOUT_OPTION = (
+    Variable(
+        PROGRAM_VARIABLE, "", "server program of the private database; mariadbd, else mysqld of this machine if not set"
+    ),
+)
 # What compose.yaml takes besides the settings.
 COMPOSE = (
     Variable("VV_IMAGE", "vv-ecommerce:latest", "image of the services and the migrations"),
@@ -57,7 +64,7 @@ def example(commands: click.Group) -> str:
     ]
     for service, found in fields.items():
         groups.append((f"The {service} service", [each for name, each in found.items() if name not in shared]))
-    groups.append(("The vv command", [*_of_commands(commands), *_of_migrations()]))
+    groups.append(("The vv command", [*_of_commands(commands), *WITHOUT_OPTION, *_of_migrations()]))
     groups.append(("compose.yaml, which reads .env by itself", COMPOSE))
     front_door_text = f"# --- The front door: deploy/gateway/nginx.conf.template\n\n{_front_door()}"
     return "\n".join([_HEAD, *(_group(title, found) for title, found in groups), front_door_text])
@@ -65,7 +72,7 @@ def example(commands: click.Group) -> str:
 
 def stray_names(commands: click.Group) -> list[str]:
     """A sentence for each variable of this process that begins like one of vv or of the front door and is none."""
-    known = {each.name for each in (*_of_commands(commands), *COMPOSE)}
+    known = {each.name for each in (*_of_commands(commands), *WITHOUT_OPTION, *COMPOSE)}
     prefixes = ["VV_"]
     # The image of the services has no front door.
     with contextlib.suppress(Unavailable):

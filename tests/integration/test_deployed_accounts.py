@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[Mariadb]:
+def server(own_server: None, tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[Mariadb]:
     server = Mariadb(tmp_path_factory.mktemp("deployed"), free_port(), folder)
     with server.running():
         make_accounts(server, folder, PASSWORD)

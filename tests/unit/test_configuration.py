@@ -18,7 +18,7 @@ from common.settings_names import OF_SOME_SERVICES, names_in_doubt
 from vv import front_door
 from vv.__main__ import main
 from vv.configuration import PROGRAMS
-from vv.configuration_example import COMPOSE, _of_commands, example
+from vv.configuration_example import COMPOSE, WITHOUT_OPTION, _of_commands, example
 
 ROOT = Path(__file__).parents[2]
 URLS = {f"{service.upper()}_DATABASE_URL": f"mysql://{service}:letmein@db/{service}_db" for service in PROGRAMS}
@@ -238,8 +238,8 @@ class TestExample:
             for service, program in PROGRAMS.items()
             for name in program.settings.model_fields
         }
-        options = {variable.name for variable in _of_commands(main)}
-        assert {"VV_DATA_DIR", "VV_TOKEN", "ORDER_URL"} <= options
+        options = {variable.name for variable in (*_of_commands(main), *WITHOUT_OPTION)}
+        assert {"VV_DATA_DIR", "VV_DATABASE_PROGRAM", "VV_TOKEN", "ORDER_URL"} <= options
         compose = {variable.name for variable in COMPOSE}
         migrations = {f"{service.upper()}_MIGRATION_DATABASE_URL" for service in PROGRAMS}
         assert set(names) == settings_of_services | options | migrations | compose | front_door.variables()

@@ -62,6 +62,8 @@ def hour_off(name: str) -> Inflict:
                     FAKETIME=f"{offset_s:+d}",
                     # Timers go by a clock that nobody can set.
                     FAKETIME_DONT_FAKE_MONOTONIC="1",
+                    # So that it leaves waits by that clock alone, too, which in MySQL would end at once, for ever.
+                    FAKETIME_FORCE_MONOTONIC_FIX="0",
                 ).ready()
                 seen_s = await _ahead_s(cluster, name)
                 await asyncio.sleep(rng.uniform(1, 3))
