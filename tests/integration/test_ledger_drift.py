@@ -113,7 +113,7 @@ async def test_no_more_rows_are_read_than_wanted(database: Database, monkeypatch
         await drift._differences(tx, after="SKU-0", limit=4)
         return await rows_read(tx) - before
 
-    # Of four SKUs, twice ten rows each, and a few to begin and to end with; the ledger has 1,300. A row that MySQL finds by
+    # Of four SKUs, twice ten rows each, and a few to begin and to end with; the ledger has 1,300. What MySQL finds by
     # an index and then reads in its place counts three times.
     assert 4 * 20 <= await database.read(check) <= 4 * 50
 
