@@ -24,7 +24,9 @@ def probe(environment: Mapping[str, str], *words: str) -> "subprocess.CompletedP
 
 
 @pytest.fixture(scope="module")
-def certified(migrated: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+def certified(
+    reached_by_socket: None, migrated: Databases, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceProcess]:
     """A service that answers nobody without a certificate."""
     folder = tmp_path_factory.mktemp("probe")
     certs.ensure(folder / "certs")
