@@ -69,7 +69,8 @@ class Container:
         """That which is in the file now."""
         deadline = time.monotonic() + 10
         while self._shown() != (self.certificates / "gateway.crt").read_text().strip():
-            assert self._process.poll() is None and time.monotonic() < deadline, self._log.read_text()
+            assert self._process.poll() is None, self._log.read_text()
+            assert time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.02)
 
     def times_told(self) -> int:
