@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 
 class ServiceAddress:
-    """``endpoints`` are the ports on this machine that new connections go to, in turn."""
+    """``endpoints`` are the ports on this machine that new connections go to: to one that had none yet, or in turn."""
 
     def __init__(self, *endpoints: int) -> None:
         self.endpoints = set(endpoints)
@@ -42,7 +42,8 @@ class ServiceAddress:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         endpoints = sorted(self.endpoints)
-        port = endpoints[next(self._turn) % len(endpoints)]
+        in_turn = endpoints[next(self._turn) % len(endpoints)]
+        port = next((each for each in endpoints if each not in self.connections), in_turn)
         self.connections[port] = self.connections.get(port, 0) + 1
         with contextlib.closing(writer), contextlib.suppress(OSError):
             inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)

@@ -51,6 +51,15 @@ COMPOSE = (
     Variable("VV_VERSION", "0.1.0", "version that an image which is built says it is"),
     Variable("VV_REVISION", "unknown", "commit that an image which is built says it is of"),
     Variable("FRONT_DOOR_PORT", "8443", "port of this machine on which the front door is reached"),
+    Variable(
+        "PAYMENT_GATEWAY_TOKEN_FILE",
+        "",
+        "/run/secrets/payment-gateway-token where deploy/make-secrets has found a file payment-gateway-token",
+    ),
+    Variable(
+        "SERVICE_CPUS", "1", "processors that each service may use: as many as ORDER_WORKERS, if it is more than 1"
+    ),
+    Variable("DATABASE_CPUS", "2", "processors that the database may use; no more than the machine has"),
 )
 
 

@@ -92,44 +92,77 @@ def test_the_front_door_gets_what_its_template_needs() -> None:
 
 
 @each_container
-def test_files_of_secrets_are_there(name: str) -> None:
-    """Whatever is named in /run/secrets is a secret of that container, and each of its secrets is named."""
+def test_files_of_secrets_are_there(name: str, secrets: Path) -> None:
+    """Whatever is named in /run/secrets is in the folder that the container has there, and each file in it is named."""
     container = CONTAINERS[name]
     text = repr([container.get("environment"), container.get("command")])
     named = set(re.findall(r"/run/secrets/([\w.-]+)", text))
-    secrets = set(container.get("secrets", ()))
-    assert named <= secrets
+    made = {path.name for path in folder_of(name, secrets).iterdir()} if has_secrets(name) else set()
+    assert named <= made
     # In their own files: the script of the database, the URLs of the migrations, the configuration of Prometheus.
     in_files = {
-        "database": "database-password-",
+        "database": ("database-password-",),
         "migrate": ("ca.crt", "migrate."),
         "prometheus": ("ca.", "prometheus."),
     }
-    assert {each for each in secrets - named if not each.startswith(in_files.get(name, "-"))} == set()
-    assert secrets <= compose()["secrets"].keys()
+    assert {each for each in made - named if not each.startswith(in_files.get(name, ()))} == set()
+
+
+def test_nobody_has_the_key_of_another(secrets: Path) -> None:
+    """Each container has a folder of its own, of which no other is a part, and one key at the most."""
+    folders = {name: folder_of(name, secrets) for name in CONTAINERS if has_secrets(name)}
+    assert len(set(folders.values())) == len(folders) == len(CONTAINERS) - 1
+    for name, folder in folders.items():
+        assert folder.parent == secrets
+        assert [path.name for path in folder.glob("*.key")] == ([] if name == "grafana" else [f"{folder.name}.key"])
 
 
 def test_the_first_start_makes_every_secret(secrets: Path) -> None:
-    """deploy/make-secrets leaves each file that is named, readable for whoever is in a container, and only there."""
-    named = {Path(secret["file"]).name for secret in compose()["secrets"].values()}
-    made = {path.name: path for path in secrets.iterdir()}
-    assert named <= made.keys()
-    assert {name for name in named if made[name].stat().st_mode & 0o777 != 0o644} == set()
+    """deploy/make-secrets leaves files that whoever is in a container may read, and nobody else outside."""
+    for name in filter(has_secrets, CONTAINERS):
+        folder = folder_of(name, secrets)
+        assert folder.stat().st_mode & 0o777 == 0o755
+        for path in folder.iterdir():
+            assert path.stat().st_mode & 0o777 == 0o644
+            assert path.read_bytes() == (secrets / path.name).read_bytes() != b""
     assert secrets.stat().st_mode & 0o777 == 0o700
-    assert made["ca.key"].stat().st_mode & 0o777 == 0o600
+    assert {path.name for path in secrets.iterdir() if path.is_file() and path.stat().st_mode & 0o077} == set()
 
 
 def test_the_first_start_is_made_once(secrets: Path) -> None:
-    """Passwords and certificates that are there stay: a database knows them already."""
-    before = {path.name: path.read_bytes() for path in secrets.iterdir()}
+    """Passwords and certificates that are there stay, down to the very files: a database knows them already."""
+    before = {path: (path.read_bytes(), path.stat().st_ino) for path in secrets.rglob("*") if path.is_file()}
     subprocess.run([secrets.parent / "make-secrets"], check=True)
-    assert {path.name: path.read_bytes() for path in secrets.iterdir()} == before
+    assert before == {path: (path.read_bytes(), path.stat().st_ino) for path in secrets.rglob("*") if path.is_file()}
+
+
+def test_what_is_renewed_reaches_the_containers(tmp_path: Path) -> None:
+    """The folders that are mounted stay, and what is new is in them; so is the token of a payment gateway."""
+    secrets = make_secrets(tmp_path)
+    folder = secrets / "order"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    inode = folder.stat().st_ino
+    (secrets / "database-password-order").unlink()
+    (secrets / "payment-gateway-token").write_text("shown to the gateway")
+    subprocess.run([secrets.parent / "make-secrets", "--renew"], check=True)
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {"order.crt", "order.key", "database-url-order"}
+    assert after == {name: (secrets / name).read_bytes() for name in after}
+    assert folder.stat().st_ino == inode
+    assert (secrets / "database" / "database-password-order").read_text() in after["database-url-order"].decode()
+    assert (secrets / "payment" / "payment-gateway-token").read_text() == "shown to the gateway"
 
 
 @each_container
 def test_what_is_mounted_exists(name: str) -> None:
     """And only to be read, but for what holds data."""
     for volume in CONTAINERS[name].get("volumes", ()):
+        if isinstance(volume, dict):
+            # By make-secrets: without it there is an error, and not a folder that is empty and root's.
+            assert volume["read_only"]
+            assert volume["bind"] == {"create_host_path": False}
+            continue
         source, _, options = volume.partition(":")
         if source.startswith("./"):
             assert (ROOT / source).exists(), source
@@ -149,7 +182,7 @@ def test_prometheus_asks_the_same_as_elsewhere() -> None:
         [[target]] = [each["targets"] for each in scrape["static_configs"]]
         assert target == f"{service}:{PORTS[service]}"
         files = {Path(value).name for name, value in scrape["tls_config"].items() if name.endswith("_file")}
-        assert files == {"ca.crt", "prometheus.crt", "prometheus.key"} <= set(CONTAINERS["prometheus"]["secrets"])
+        assert files == {"ca.crt", "prometheus.crt", "prometheus.key"}
     for configuration in (ours, others):
         for scrape in configuration["scrape_configs"]:
             del scrape["static_configs"], scrape["tls_config"]
@@ -167,6 +200,17 @@ def test_order_of_the_start() -> None:
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_secrets(tmp_path_factory.mktemp("first-start"))
+
+
+def has_secrets(name: str) -> bool:
+    return any(isinstance(volume, dict) for volume in CONTAINERS[name].get("volumes", ()))
+
+
+def folder_of(name: str, secrets: Path) -> Path:
+    """What a container has at /run/secrets."""
+    [volume] = [volume for volume in CONTAINERS[name]["volumes"] if isinstance(volume, dict)]
+    assert volume["target"] == "/run/secrets"
+    return secrets / Path(volume["source"]).relative_to("deploy/secrets")
 
 
 def make_secrets(folder: Path) -> Path:
