@@ -152,8 +152,9 @@ async def test_recovery_goes_on_with_the_trace(traced: Services, receiver: Recei
     recoveries = {"recover orders", "recover payments"}
     wait_until(lambda: recoveries <= {span.name for span in receiver.spans() if span.trace == f"{3:032x}"}, 15)
     spans = trace_of(receiver, 3)
-    [recovered] = [span for span in spans if span.name == "recover orders"]
-    assert recovered.attributes["vv.order_id"] == order.order_id
+    # On a busy machine it comes by more than once.
+    recovered = {span.attributes["vv.order_id"] for span in spans if span.name == "recover orders"}
+    assert recovered == {order.order_id}
     assert [span.has_failed for span in spans if span.name == "gateway charge"] == [True]
 
 

@@ -385,6 +385,8 @@ def test_an_interrupt_cancels_the_call(serve: Serve) -> None:
     assert main_thread is not None
 
     async def interrupt(request: web.Request) -> web.StreamResponse:
+        # By then the script waits for the answer.
+        await asyncio.sleep(0.2)
         signal.pthread_kill(main_thread, signal.SIGINT)
         try:
             return await say_nothing(request)
