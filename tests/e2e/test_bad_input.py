@@ -336,6 +336,18 @@ def test_broken_framing_is_refused(framing: bytes, servers: Servers) -> None:
         assert_refused(server.send(head + framing))
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET /inventory/sku?sku=none HTTP/1.1\nHost: t\n\n",
+        b"GET /inventory/sku?sku=none HTTP/1.1\r\nHost: t\nX: y\r\n\r\n",
+    ],
+)
+def test_bare_line_feeds_are_refused(raw: bytes, servers: Servers) -> None:
+    """What one parser takes for the end of a line, and another for a part of it, is taken for nothing."""
+    assert_problem(servers.inventory.send(raw), 400, "malformed_http")
+
+
 @pytest.mark.parametrize("line", [b"\0\0\0", b"GET", b"GET / HTTP/9.9", b"G\x00T / HTTP/1.1", b"\x16\x03\x01\x02\x00"])
 def test_what_is_no_request_line_is_refused(line: bytes, servers: Servers) -> None:
     """A TLS greeting or line noise on the port of a service is answered and the connection closed."""
