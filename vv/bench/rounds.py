@@ -58,8 +58,9 @@ class Rounds:
     async def _make_block(self, block: Sequence[Measurement], number: int) -> list[Run]:
         slices = min(block[0].slices, self._seconds)
         made: dict[str, list[Run]] = {one.name: [] for one in block}
-        for _ in range(slices):
-            for one in block:
+        for part in range(slices):
+            # In turns, too: who comes second finds the machine as the first one left it.
+            for one in block[:: 1 if (number + part) % 2 else -1]:
                 self._begins(Step(number, one.name))
                 made[one.name].append(await self._make(one, number, self._seconds // slices))
         return [merged(parts) for parts in made.values()]
