@@ -84,7 +84,7 @@ class Batcher(Generic[Item, Result]):
 
     As long as items come one at a time, each runs in its caller's own task; with ``max_batch=1`` all do.
 
-    A batch is a span in the trace of one of its items, linked to the others; with ``seen_by_all`` in theirs, too.
+    A batch is a span in the trace of one of its items, linked to the others as they are to it.
     """
 
     def __init__(
@@ -95,10 +95,8 @@ class Batcher(Generic[Item, Result]):
         metrics: Metrics,
         *,
         in_flight_max: int | None = None,
-        seen_by_all: bool = False,
     ) -> None:
         self._name = name
-        self._seen_by_all = seen_by_all
         self._run = run
         self._settings = settings
         self._in_flight_max = in_flight_max or settings.batches_in_flight_max
@@ -241,7 +239,7 @@ class Batcher(Generic[Item, Result]):
             self._wait.observe(started - waiting.since)
         traces = (waiting.context.get(trace_context) for waiting in batch)
         about = {"vv.batch.items": len(batch)}
-        with tracing.shared_span(f"batch {self._name}", traces, about, seen_by_all=self._seen_by_all):
+        with tracing.shared_span(f"batch {self._name}", traces, about):
             await self._settle(batch)
 
     async def _settle(self, batch: list[_Waiting[Item, Result]]) -> None:

@@ -38,10 +38,11 @@ def main(service: str, settings_class: type[S], make_app: Callable[[S], web.Appl
         raise SystemExit(supervise(settings))
     if worker is not None:
         worker_metrics.share_as(worker)
+    app = make_app(settings)
     if settings.trace_endpoint is not None:
-        tracing.configure(service, settings.trace_endpoint, settings.trace_sample_ratio)
-    run(make_app(settings), settings, is_worker=worker is not None)
-    tracing.shut_down()
+        # Before everything else, and so until everything else has ended.
+        app.cleanup_ctx.insert(0, tracing.recording(service, settings.trace_endpoint, settings.trace_sample_ratio))
+    run(app, settings, is_worker=worker is not None)
 
 
 def run(app: web.Application, settings: ServiceSettings, *, is_worker: bool = False) -> None:

@@ -7,117 +7,202 @@ outgoing calls, new rows and log lines take it, with or without us. What is not 
 
 import random
 import re
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextvars import Token
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
 
 from common import context
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span, SpanContext
+    from common.trace_export import Exporter
 
-Kind = Literal["SERVER", "CLIENT", "INTERNAL"]
-Attributes = Mapping[str, str | int | float | bool | Sequence[str]]
+Kind = Literal["INTERNAL", "SERVER", "CLIENT"]
+Value = str | int | float | bool
+Attributes = Mapping[str, Value]
 
-_FLUSH_WITHIN_S = 2.0
 _STATEMENT = re.compile(r"\s*(?:(UPDATE)\s+(\w+)|([A-Z]+)(?:\s.*?\b(?:FROM|INTO)\s+(\w+))?)", re.DOTALL)
 
 
 class Traced:
-    """A span as those who are traced see it; one that is not recorded forgets what it is told."""
+    """A span as those who are traced see it, and the time of it as a context; this one is not recorded."""
 
-    def __init__(self, span: "Span | None" = None) -> None:
-        self._span = span
+    __slots__ = ()
+    is_recorded = False
 
-    @property
-    def is_recorded(self) -> bool:
-        return self._span is not None
-
-    def set(self, name: str, value: Any) -> None:
-        if self._span is not None:
-            self._span.set_attribute(name, value)
+    def set(self, name: str, value: Value) -> None:
+        """Add an attribute."""
 
     def failed(self, why: str) -> None:
         """Mark the span as an error of that kind; not of that message, which may hold values."""
-        if self._span is not None:
-            from opentelemetry.trace import StatusCode
 
-            self._span.set_attribute("error.type", why)
-            self._span.set_status(StatusCode.ERROR)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        pass
 
 
 UNTRACED = Traced()
-_NO_SPAN = nullcontext(UNTRACED)
-_tracing: "Tracing | None" = None
+
+
+class Span(Traced):
+    """One that is recorded. Times are nanoseconds, and a span is known by its W3C ``traceparent``.
+
+    Not the SDK's, which cost a sixth of all orders when one in ten was traced (docs/decisions.md).
+    """
+
+    __slots__ = (
+        "_recorder",
+        "_token",
+        "attributes",
+        "began_at_ns",
+        "has_failed",
+        "kind",
+        "links",
+        "name",
+        "parent",
+        "took_ns",
+        "traceparent",
+    )
+    is_recorded = True
+
+    def __init__(
+        self,
+        recorder: "Recorder",
+        name: str,
+        kind: Kind,
+        parent: str | None,
+        attributes: Attributes,
+        links: Sequence[str] = (),
+    ) -> None:
+        self._recorder = recorder
+        self.name = name
+        self.kind = kind
+        self.parent = parent
+        self.attributes: dict[str, Value] = dict(attributes)
+        self.links = list(links)
+        self.has_failed = False
+        self.traceparent = _new_traceparent(parent, is_sampled=True)
+        self._token: Token[str | None] | None = None
+        self.began_at_ns = 0
+        self.took_ns = 0
+
+    def set(self, name: str, value: Value) -> None:
+        self.attributes[name] = value
+
+    def failed(self, why: str) -> None:
+        self.attributes["error.type"] = why
+        self.has_failed = True
+
+    def __enter__(self) -> Self:
+        self._token = context.trace_context.set(self.traceparent)
+        self._recorder.going_on[self.traceparent] = self
+        self.began_at_ns = time.time_ns()
+        self.took_ns = -time.perf_counter_ns()
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        self.took_ns += time.perf_counter_ns()
+        assert self._token is not None
+        context.trace_context.reset(self._token)
+        if error is not None:
+            self.failed(type(error).__name__)
+        del self._recorder.going_on[self.traceparent]
+        self._recorder.exporter.add(self)
+
+
+class Recorder:
+    """What is there while traces are recorded."""
+
+    def __init__(self, exporter: "Exporter", sample_ratio: float) -> None:
+        self.exporter = exporter
+        self.sample_ratio = sample_ratio
+        # By their traceparent.
+        self.going_on: dict[str, Span] = {}
+
+
+_recorder: Recorder | None = None
 
 
 def is_installed() -> bool:
     """Whether the extra ``otel`` is there."""
     try:
-        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+        return find_spec("opentelemetry.proto") is not None
     except ModuleNotFoundError:
         return False
 
 
-def configure(service: str, endpoint: str, sample_ratio: float) -> None:
-    """Record the given share of traces, and send them to a collector (OTLP over HTTP)."""
-    global _tracing
-    _tracing = Tracing(service, endpoint, sample_ratio)
+def recording(service: str, endpoint: str, sample_ratio: float) -> Callable[[object], AsyncIterator[None]]:
+    """Record the given share of traces while an application runs, and send them to a collector (OTLP over HTTP).
 
+    For ``cleanup_ctx``. At the end it takes two seconds at the most to send what has not been sent.
+    """
 
-def shut_down() -> None:
-    """Send what has not been sent, for two seconds at the most."""
-    global _tracing
-    tracing, _tracing = _tracing, None
-    if tracing is not None:
-        tracing.shut_down()
+    async def while_running(_: object) -> AsyncIterator[None]:
+        global _recorder
+        from common.trace_export import Exporter
+
+        async with Exporter(service, endpoint) as exporter:
+            _recorder = Recorder(exporter, sample_ratio)
+            try:
+                yield
+            finally:
+                _recorder = None
+
+    return while_running
 
 
 def is_on() -> bool:
-    return _tracing is not None
+    return _recorder is not None
 
 
 def outgoing() -> str | None:
     """The ``traceparent`` of a call: what goes on here, or that it was decided not to record it."""
     trace = context.trace_context.get()
-    if trace is not None or _tracing is None:
-        return trace
-    return f"00-{random.getrandbits(128) or 1:032x}-{random.getrandbits(64) or 1:016x}-00"
+    return trace if trace is not None or _recorder is None else _new_traceparent(None, is_sampled=False)
 
 
-def request_span(name: str, attributes: Attributes) -> AbstractContextManager[Traced]:
+def request_span(name: str, attributes: Attributes) -> Traced:
     """The span of a request that comes in: it goes on with the caller's trace, or begins one."""
-    if _tracing is None:
-        return _NO_SPAN
+    if _recorder is None:
+        return UNTRACED
     trace = context.trace_context.get()
-    if trace is None:
-        return _tracing.span(name, "SERVER", attributes) if _tracing.is_lucky() else _NO_SPAN
-    return _tracing.span(name, "SERVER", attributes) if context.is_sampled(trace) else _NO_SPAN
+    is_wanted = random.random() < _recorder.sample_ratio if trace is None else context.is_sampled(trace)
+    return Span(_recorder, name, "SERVER", trace, attributes) if is_wanted else UNTRACED
 
 
-def span(name: str, kind: Kind = "INTERNAL", attributes: Attributes | None = None) -> AbstractContextManager[Traced]:
+def span(name: str, kind: Kind = "INTERNAL", attributes: Attributes | None = None) -> Traced:
     """A span within the one that is going on; without one, or when that is not sampled, nothing."""
-    if _tracing is None or context.sampled_trace() is None:
-        return _NO_SPAN
-    return _tracing.span(name, kind, attributes or {})
+    if _recorder is None:
+        return UNTRACED
+    trace = context.sampled_trace()
+    return UNTRACED if trace is None else Span(_recorder, name, kind, trace, attributes or {})
 
 
-def shared_span(
-    name: str, traces: Iterable[str | None], attributes: Attributes, *, seen_by_all: bool = False
-) -> AbstractContextManager[Traced]:
+def shared_span(name: str, traces: Iterable[str | None], attributes: Attributes) -> Traced:
     """The span of work that is done for several requests at once, known by their traces.
 
-    It belongs to the first trace that is sampled, and is linked to the others. With ``seen_by_all`` each of these has a
-    span of the same time and name that is linked back: so one finds from a request to what was done for it.
+    It belongs to the first trace that is sampled, and is linked to the others. Those of them that go on here are linked
+    back: so one finds from a request to what was done for it.
     """
-    if _tracing is None:
-        return _NO_SPAN
+    if _recorder is None:
+        return UNTRACED
     sampled = [trace for trace in dict.fromkeys(traces) if trace is not None and context.is_sampled(trace)]
-    return _tracing.shared_span(name, sampled, attributes, seen_by_all) if sampled else _NO_SPAN
+    own = context.sampled_trace()
+    if own is not None:
+        sampled = [own, *(trace for trace in sampled if not context.is_same_trace(own, trace))]
+    if not sampled:
+        return UNTRACED
+    first, *others = sampled
+    shared = Span(_recorder, name, "INTERNAL", first, attributes, others)
+    for other in others:
+        if other in _recorder.going_on:
+            _recorder.going_on[other].links.append(shared.traceparent)
+    return shared
 
 
 @lru_cache(maxsize=512)
@@ -127,96 +212,6 @@ def statement_name(sql: str) -> str:
     return " ".join(filter(None, found.groups())) if found else "statement"
 
 
-class Tracing:
-    """The OpenTelemetry SDK, set up; everybody else uses the functions above."""
-
-    def __init__(self, service: str, endpoint: str, sample_ratio: float) -> None:
-        from opentelemetry import trace
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-
-        self._api = trace
-        self._sample_ratio = sample_ratio
-        # Whether a trace is recorded is decided before it costs anything.
-        self._provider: TracerProvider = TracerProvider(
-            sampler=ALWAYS_ON, resource=Resource.create({"service.name": service}), shutdown_on_exit=False
-        )
-        exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=5)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
-        self._tracer = self._provider.get_tracer("vv-ecommerce")
-
-    def shut_down(self) -> None:
-        # Neither of the SDK's own time limits holds when the collector is silent.
-        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
-        sending.start()
-        sending.join(_FLUSH_WITHIN_S)
-
-    def is_lucky(self) -> bool:
-        """Whether a trace that begins here is recorded."""
-        return random.random() < self._sample_ratio
-
-    @contextmanager
-    def span(self, name: str, kind: Kind, attributes: Attributes, *, links: Sequence[str] = ()) -> Iterator[Traced]:
-        parent = context.trace_context.get()
-        began = self._start(name, parent, kind, attributes, links)
-        token = context.trace_context.set(_traceparent(began.get_span_context()))
-        try:
-            traced = Traced(began)
-            yield traced
-        except BaseException as error:
-            traced.failed(type(error).__name__)
-            raise
-        finally:
-            context.trace_context.reset(token)
-            began.end()
-
-    @contextmanager
-    def shared_span(
-        self, name: str, traces: Sequence[str], attributes: Attributes, seen_by_all: bool
-    ) -> Iterator[Traced]:
-        began_at = time.time_ns()
-        own = context.trace_context.get()
-        if own is not None and context.is_sampled(own):
-            traces = [own, *(trace for trace in traces if not context.is_same_trace(own, trace))]
-        first, *others = traces
-        token = context.trace_context.set(first)
-        try:
-            with self.span(name, "INTERNAL", attributes, links=others) as shared:
-                here = context.trace_context.get() or first
-                yield shared
-        finally:
-            context.trace_context.reset(token)
-            for trace in others if seen_by_all else ():
-                self._start(name, trace, "INTERNAL", attributes, [here], began_at).end()
-
-    def _start(
-        self,
-        name: str,
-        parent: str | None,
-        kind: Kind,
-        attributes: Attributes,
-        links: Sequence[str] = (),
-        at: int | None = None,
-    ) -> "Span":
-        inside = self._api.set_span_in_context(self._api.NonRecordingSpan(self._read(parent))) if parent else None
-        return self._tracer.start_span(
-            name,
-            inside,
-            self._api.SpanKind[kind],
-            attributes,
-            [self._api.Link(self._read(link)) for link in links],
-            at,
-        )
-
-    def _read(self, traceparent: str) -> "SpanContext":
-        _, trace_id, span_id, flags = traceparent.split("-")
-        return self._api.SpanContext(
-            int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=self._api.TraceFlags(int(flags, 16))
-        )
-
-
-def _traceparent(span: "SpanContext") -> str:
-    return f"00-{span.trace_id:032x}-{span.span_id:016x}-{int(span.trace_flags) & 1:02x}"
+def _new_traceparent(parent: str | None, *, is_sampled: bool) -> str:
+    trace_id = parent[3:35] if parent else f"{random.getrandbits(128) or 1:032x}"
+    return f"00-{trace_id}-{random.getrandbits(64) or 1:016x}-{'01' if is_sampled else '00'}"

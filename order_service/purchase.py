@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -71,7 +70,7 @@ class Purchases:
         self._timeout_s = settings.checkout_timeout_s
         self._reached = reached
         self._batcher: Batcher[NewOrder, Begun] = Batcher(
-            "begin", self.begin, settings, metrics, in_flight_max=settings.purchases_in_flight_max, seen_by_all=True
+            "begin", self.begin, settings, metrics, in_flight_max=settings.purchases_in_flight_max
         )
 
     async def submit(self, new: NewOrder) -> Begun:
@@ -174,7 +173,7 @@ def _moved(order: OrderRow) -> Begun:
     return Begun(order, goes_on=order.status not in domain.FINAL)
 
 
-def _step(name: str, orders: Sequence[object]) -> AbstractContextManager[object]:
+def _step(name: str, orders: Sequence[object]) -> tracing.Traced:
     """A step of the checkout, which these orders take together."""
     return tracing.span(name, attributes={"vv.orders": len(orders)})
 

@@ -169,7 +169,7 @@ class TestMistakes:
         """A service that is to send traces, and lacks the extra that can, says so and does not start."""
         endpoint = {"TRACE_ENDPOINT": "http://127.0.0.1:4318"}
         assert document("--service", "order", **endpoint)["mistakes"] == []
-        monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto", None)
+        monkeypatch.setitem(sys.modules, "opentelemetry.proto", None)
         [mistake] = document("--service", "order", **endpoint)["mistakes"]
         assert mistake.startswith("ORDER_TRACE_ENDPOINT: OpenTelemetry is not installed; make extras installs it")
 

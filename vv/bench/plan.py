@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from importlib.util import find_spec
+
+from common import tracing
 
 # Name -> the settings in which a stack differs from the defaults.
 STACKS: Mapping[str, Mapping[str, str]] = {
@@ -104,8 +105,7 @@ def select(patterns: Iterable[str]) -> list[Measurement]:
     names = {one.name for one in MEASUREMENTS if any(fnmatchcase(one.name, pattern) for pattern in wanted)}
     if any(one.of_peak for one in MEASUREMENTS if one.name in names) and not names & set(PEAK_OF):
         names.add(PEAK_OF[-1])
-    can_trace = find_spec("opentelemetry") is not None
-    return [one for one in MEASUREMENTS if one.name in names and (can_trace or one.server != TRACED)]
+    return [one for one in MEASUREMENTS if one.name in names and (one.server != TRACED or tracing.is_installed())]
 
 
 def turns(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
