@@ -61,7 +61,7 @@ def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> OrderSettings:
         ({"ORDER_DATABASE_URL_FILE": "/run/secrets/url"}, "ORDER_DATABASE_URL: ORDER_DATABASE_URL_FILE is set, too"),
         (
             {"ORDER_DATABASE_URL": "", "ORDER_DATABASE_URL_FILE": "/gone"},
-            "ORDER_DATABASE_URL_FILE: the file cannot be read",
+            "ORDER_DATABASE_URL_FILE: the file /gone cannot be read: No such file",
         ),
         ({"ORDER_DATABASE_URL": "mysql://ann:a/b@db/x"}, "ORDER_DATABASE_URL: must have a number for a port"),
     ],
