@@ -188,6 +188,19 @@ def test_out_of_stock_and_declined_exit_with_1(vv: Vv, sku: str) -> None:
     assert "(payment_declined, request " in declined.stderr
 
 
+@pytest.mark.parametrize("cause", [["--quantity", "11"], ["--payment-method", "tok_declined"]])
+def test_an_order_that_fails_is_named(cause: list[str], vv: Vv, sku: str) -> None:
+    """Its id is on stderr, and in the problem document: it is there, and can be looked at."""
+    create = ["order", "create", "--user", "ada", "--sku", sku, "--amount", "5", *cause]
+    for_people, as_json = vv(*create), vv(*create, "--json")
+
+    order_id = for_people.stderr.partition("The order is ")[2].partition(";")[0]
+    assert f"vv order events {order_id}\n" in for_people.stderr
+    assert for_people.stdout == ""
+    for each in (order_id, json.loads(as_json.stderr)["order_id"]):
+        assert document(vv("order", "get", each, "--json"))["status"] == "failed"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
