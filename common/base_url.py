@@ -10,7 +10,7 @@ _MUST_LOOK = (
     "must look like http://host:port, optionally with a path; "
     "or like srv+http://_inventory._tcp.shop.local, which names a DNS SRV record"
 )
-_PLAIN = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#:@]+)(:[0-9]{1,5})?(/[^\s?#]*)?")
+_PLAIN = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#:@]+)(:(?P<port>[0-9]{1,5}))?(/[^\s?#]*)?")
 _SRV = re.compile(r"srv\+(https?)://([^\s/?#:@]+)(:[^\s/?#@]*)?(/[^\s?#]*)?")
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _RECORD = re.compile(rf"_(?P<service>{_LABEL})\._tcp\.(?P<domain>{_LABEL}(\.{_LABEL})*)")
@@ -18,6 +18,8 @@ _RECORD = re.compile(rf"_(?P<service>{_LABEL})\._tcp\.(?P<domain>{_LABEL}(\.{_LA
 _PROTOCOLS = ("http", "https")
 _NAMESERVER = re.compile(r"(\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9.]+)):(?P<port>[0-9]{1,5})")
 _DNS_PORT = 53
+_PORT_END = 65_536
+_PORT_BOUNDS = "must have a port between 1 and 65535"
 
 
 class SrvUrl(NamedTuple):
@@ -53,8 +55,11 @@ def read_srv_url(text: str) -> SrvUrl | None:
 def check_base_url(text: str) -> str:
     """A base URL as it is. Raises ValueError, also for one that nobody here can look up."""
     if read_srv_url(text) is None:
-        if not _PLAIN.fullmatch(text):
+        url = _PLAIN.fullmatch(text)
+        if url is None:
             raise ValueError(_MUST_LOOK)
+        if url["port"] and not 0 < int(url["port"]) < _PORT_END:
+            raise ValueError(_PORT_BOUNDS)
     elif not can_look_up():
         raise ValueError(NO_RESOLVER)
     return text
@@ -76,8 +81,8 @@ def read_nameserver(text: str) -> tuple[str, int]:
         raise ValueError(
             "must look like 10.0.0.2 or 127.0.0.1:8600: an IP address, and a port if it is not 53"
         ) from None
-    if not 0 < port < 65_536:
-        raise ValueError("must have a port between 1 and 65535")
+    if not 0 < port < _PORT_END:
+        raise ValueError(_PORT_BOUNDS)
     return address, port
 
 

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import ValidationError
 
+from common.mistakes import in_words
+
 T = TypeVar("T")
 
 PROBLEM_CONTENT_TYPE = "application/problem+json"
@@ -137,8 +139,8 @@ def invalid_field(name: str, message: str) -> InvalidRequest:
 def invalid_request(error: ValidationError) -> InvalidRequest:
     """The error that names each field that pydantic refused. Values are not repeated."""
     found = [
-        {"field": ".".join(str(part)[:64] for part in mistake["loc"]) or "body", "message": mistake["msg"][:300]}
-        for mistake in error.errors(include_input=False, include_url=False, include_context=False)[:20]
+        {"field": ".".join(str(part)[:64] for part in mistake["loc"]) or "body", "message": in_words(mistake)[:300]}
+        for mistake in error.errors(include_input=False, include_url=False)[:20]
     ]
     return InvalidRequest("; ".join(f"{one['field']}: {one['message']}" for one in found), errors=found)
 

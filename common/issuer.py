@@ -61,7 +61,7 @@ class Issuer:
 
     def why_not_ready(self) -> str | None:
         """A sentence, until the issuer's keys are there."""
-        return None if self._keys else f"The keys of {self.url} could not be fetched yet."
+        return None if self._keys else f"The keys of the issuer {self.url} (AUTH_ISSUER) could not be fetched yet."
 
     async def key(self, kid: str) -> jwt.PyJWK | None:
         """The key called ``kid``, or None if there is none. Raises ServiceUnavailable when no key is known at all."""

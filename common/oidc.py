@@ -15,6 +15,7 @@ M = TypeVar("M", bound=BaseModel)
 _TIMEOUT_S = 3.0
 # Fifty keys with their certificates are a tenth of it.
 _REPLY_BYTES_MAX = 256 * 1024
+_MUST_LOOK = "must look like https://id.example.com/realms/shop"
 
 
 class Configuration(BaseModel):
@@ -35,9 +36,12 @@ def is_loopback(host: str) -> bool:
 
 def check_url(text: str) -> str:
     """An issuer's URL as it is. Raises ValueError for one on which somebody on the way could forge its answers."""
-    url = URL(text)
+    try:
+        url = URL(text)
+    except ValueError:
+        raise ValueError(_MUST_LOOK) from None
     if url.scheme not in ("http", "https") or not url.host or url.query_string or url.fragment or url.user:
-        raise ValueError("must look like https://id.example.com/realms/shop")
+        raise ValueError(_MUST_LOOK)
     if url.scheme != "https" and not is_loopback(url.host):
         raise ValueError("must begin with https://, or anybody on the way could forge the issuer's keys")
     return text

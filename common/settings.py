@@ -12,6 +12,7 @@ from common import oidc, tracing
 from common.base_url import check_base_url, check_nameserver
 from common.contracts.base import BATCH_MAX
 from common.database_url import parse_database_url
+from common.mistakes import in_words
 from common.settings_names import names_in_doubt
 from common.settings_sources import FilesOfSecrets, SettingMistake, SharedVariables
 
@@ -62,9 +63,7 @@ class ServiceSettings(BaseSettings):
         None, description="file with the CA of all services; with these three every connection needs certificates"
     )
     trace_endpoint: BaseUrl | None = Field(
-        None,
-        pattern="^http",
-        description="base URL of a collector of traces (OTLP over HTTP); no traces are made if not set",
+        None, description="base URL of a collector of traces (OTLP over HTTP); no traces are made if not set"
     )
     trace_sample_ratio: float = Field(
         0.1, ge=0, le=1, description="share of the traces that begin here that are recorded; a caller decides about his"
@@ -161,6 +160,13 @@ class ServiceSettings(BaseSettings):
     def _can_be_believed(cls, url: str | None) -> str | None:
         return None if url is None else oidc.check_url(url)
 
+    @field_validator("trace_endpoint")
+    @classmethod
+    def _is_an_address(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith("http"):
+            raise ValueError("must begin with http:// or https://; a collector is not looked up in DNS SRV records")
+        return url
+
     @field_validator("database_url")
     @classmethod
     def _can_be_read(cls, url: SecretStr) -> SecretStr:
@@ -224,5 +230,5 @@ def refuse_port(settings: ServiceSettings, error: OSError) -> NoReturn:
 def _sentence(settings_class: type[ServiceSettings], mistake: ErrorDetails) -> str:
     if isinstance(mistake["input"], SettingMistake):
         return str(mistake["input"])
-    problem = "is not set" if mistake["type"] == "missing" else mistake["msg"].removeprefix("Value error, ")
+    problem = "is not set" if mistake["type"] == "missing" else in_words(mistake)
     return f"{variable_of(settings_class, '_'.join(str(part) for part in mistake['loc']))}: {problem}"

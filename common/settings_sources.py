@@ -22,7 +22,7 @@ class SettingMistake(Exception):
 class Origin:
     """Where the value of a setting comes from.
 
-    :param name: the variable, in capitals, or the file if it can be read; None for a default
+    :param name: the variable, in capitals, or the file if its name may be shown; None for a default
     :param value: as it stands there; it may be secret
     """
 
@@ -45,8 +45,18 @@ def secret_in(environment: Mapping[str, Any], variable: str) -> str | None:
         return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        # Without its name, which is the secret itself if somebody took this variable for the other one.
-        raise SettingMistake(f"{variable}_FILE: the file cannot be read: {reason}") from None
+        shown = path if is_surely_a_path(path) else "(not shown, as it may be the secret itself; write the whole path)"
+        raise SettingMistake(f"{variable}_FILE: the file {shown} cannot be read: {reason}") from None
+
+
+def is_surely_a_path(text: str) -> bool:
+    """Whether it may be shown: it is not the secret itself, put there by who took this variable for the other one."""
+    path = Path(text)
+    try:
+        is_here = path.exists() or (path.parent != Path() and path.parent.is_dir())
+    except (OSError, ValueError):
+        is_here = False
+    return text.isprintable() and (path.is_absolute() or is_here)
 
 
 class FilesOfSecrets(EnvSettingsSource):
@@ -96,10 +106,8 @@ def origins(settings_class: type[BaseSettings]) -> dict[str, Origin]:
         found[name] = Origin("variable", f"{prefix}{name}".upper(), value)
     for name, value in FilesOfSecrets(settings_class)().items():
         variable = f"{prefix}{name}_FILE".upper()
-        # The name of a file that is not there may be the secret itself.
-        found[name] = Origin(
-            "file", variable if isinstance(value, SettingMistake) else environment[variable.lower()], value
-        )
+        path = str(environment[variable.lower()])
+        found[name] = Origin("file", path if is_surely_a_path(path) else variable, value)
     return found
 
 

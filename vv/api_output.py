@@ -1,8 +1,11 @@
 """How `vv` prints what the services answer: for people unless `--json` is given."""
 
-from collections.abc import Iterable, Sequence
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import singledispatch
+from itertools import islice
 
 import click
 from pydantic import BaseModel
@@ -38,8 +41,23 @@ def show(view: BaseModel, *, as_json: bool) -> None:
         _print_columns(fields_of(view))
 
 
-def show_all(views: Iterable[BaseModel], *, as_json: bool, nothing: str) -> None:
-    """Print contracts of one kind: as JSON, one a line, or as a table; ``nothing`` when there are none."""
+def show_all(views: Iterator[BaseModel], *, limit: int | None, as_json: bool, nothing: str) -> None:
+    """Print contracts of one kind: as JSON, one a line, or as a table; ``nothing`` when there are none.
+
+    When there are more than ``limit`` standard error says so. A reader who leaves early, such as ``head``, has got
+    what he wanted.
+    """
+    try:
+        _print_all(islice(views, limit), as_json=as_json, nothing=nothing)
+        if next(views, None) is not None:
+            hint = f"There are more than {limit}; --limit shows more of them, --all every one."
+            click.echo(hint, err=True)
+    except BrokenPipeError:
+        # What could not be written is still in the buffer, and would be tried again, and complained about, at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_all(views: Iterable[BaseModel], *, as_json: bool, nothing: str) -> None:
     if as_json:
         for view in views:
             click.echo(view.model_dump_json())

@@ -77,6 +77,9 @@ class Api(Generic[C]):
         else:
             request = f", request {error.request_id}" if error.request_id else ""
             click.echo(f"Error: {error.detail} ({error.code}{request})", err=True)
+            if "order_id" in error.extra:
+                order_id = error.extra["order_id"]
+                click.echo(f"The order is {order_id}; how it came to this: vv order events {order_id}", err=True)
             _hint(repeat_with)
         raise SystemExit(Refused.exit_code if error.is_refusal else Unavailable.exit_code)
 

@@ -71,9 +71,13 @@ class Violation:
 
 @dataclass
 class Report:
-    """What was looked at, and what was found: how often each invariant is violated, and the first violations."""
+    """What was looked at, and what was found: how often each invariant is violated, and the first violations.
+
+    ``gateway_url`` is where the gateway is whose ledger was compared; None if it was only the table of the sandbox.
+    """
 
     invariants: list[str]
+    gateway_url: str | None = None
     skus: int = 0
     orders: int = 0
     payments: int = 0
@@ -96,7 +100,7 @@ async def audit(books: Books, progress: Progress = lambda _: None, *, quiesced: 
 
     ``quiesced`` demands in addition that nothing is under way. Raises DatabaseUnavailable, Unavailable.
     """
-    report = Report(NAMES + (QUIESCED_NAMES if quiesced else []))
+    report = Report(NAMES + (QUIESCED_NAMES if quiesced else []), books.gateway_url)
     wanted = set(report.invariants)
     suspects = [await _look_at_all(books, section, wanted, report, progress) for section in SECTIONS]
     for _ in range(_LOOKS_AGAIN - 1):

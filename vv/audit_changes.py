@@ -19,7 +19,7 @@ class Sql:
 
     @property
     def lines(self) -> list[str]:
-        return [f"{self.service}: {sql}; with {list(args)}" for sql, args in self.statements]
+        return [f"{self.service}: {sql}; with {_arguments(args)}" for sql, args in self.statements]
 
     def to_json(self) -> dict[str, Any]:
         return {"database": self.service, "statements": [{"sql": sql, "args": args} for sql, args in self.statements]}
@@ -46,6 +46,10 @@ class Proposal:
 
     sentence: str
     change: Sql | Call | None = None
+
+
+def _arguments(args: tuple[Any, ...]) -> str:
+    return ", ".join("NULL" if value is None else str(value) for value in args)
 
 
 def guarded_update(

@@ -47,6 +47,7 @@ class Books:
         overdue_s: float = OVERDUE_S,
     ) -> None:
         self.databases = {"order": order, "inventory": inventory, "payment": payment}
+        self.gateway_url = gateway_url
         self._since = since.astimezone(UTC).replace(tzinfo=None)
         # A payment may have been made for any id, so that without a limit no id is too small.
         self._first_id = "" if since == EVER else first_order_id(since)

@@ -3,10 +3,21 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vv import audit_invariants as invariants
+from vv import audit_words as words
 from vv.audit import Report, Violation
 from vv.audit_proposals import propose
 
 _SHOWN_MAX = 20
+# What cannot hold for charges that were made at a gateway whose ledger was not looked into.
+_COMPARE_WITH_THE_GATEWAY = {
+    invariant.__name__
+    for invariant in (
+        invariants.the_gateway_charged_what_we_captured,
+        invariants.the_gateway_refunded_what_we_did,
+        invariants.charges_that_were_given_up_are_cancelled,
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,7 @@ def report_document(report: Report, repairs: list[Repair] | None = None) -> dict
         "orders": report.orders,
         "payments": report.payments,
         "found": report.found,
+        "hint": hint(report),
         "violations": [_violation_document(violation) for violation in report.violations],
     }
     if repairs is not None:
@@ -34,6 +46,16 @@ def report_document(report: Report, repairs: list[Repair] | None = None) -> dict
             for one in repairs
         ]
     return document
+
+
+def hint(report: Report) -> str | None:
+    """What may explain violations that are none, in a sentence."""
+    if report.gateway_url is not None or not _COMPARE_WITH_THE_GATEWAY & report.found.keys():
+        return None
+    return (
+        "Payments were compared with the table of the sandbox, and with no ledger of a gateway. If they were made at a "
+        "gateway (PAYMENT_GATEWAY_URL), name it and audit again: vv audit --gateway-url URL"
+    )
 
 
 def _violation_document(violation: Violation) -> dict[str, Any]:
@@ -62,16 +84,17 @@ def report_lines(report: Report) -> list[str]:
             lines.append(f"            … and {found - len(violations)} more (the first thousand of them with --json)")
     if report.is_clean:
         return [*lines, "The books are clean."]
-    return [*lines, f"{sum(report.found.values())} violations. What can be mended safely: vv audit --repair"]
+    lines.append(f"{sum(report.found.values())} violations. What can be mended safely: vv audit --repair")
+    hinted = hint(report)
+    return lines if hinted is None else [*lines, f"Hint: {hinted}"]
 
 
 def violation_lines(violation: Violation) -> list[str]:
     """What is wrong, the rows that show it, and what is proposed."""
     proposal = propose(violation)
-    rows = ", ".join(f"{name}={value!r}" for name, value in asdict(violation.facts).items())
     return [
         f"            {violation.subject}: {violation.problem}",
-        f"              {rows}",
+        f"              {words.row(violation.facts)}",
         f"              Proposed: {proposal.sentence}",
         *(f"                {line}" for line in (proposal.change.lines if proposal.change else ())),
     ]

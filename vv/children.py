@@ -27,7 +27,7 @@ def check_start(child: Child, deadline: float | None, why_not_ready: str) -> Non
     if child.has_ended:
         problem = "did not start"
     elif deadline is not None and time.monotonic() > deadline:
-        problem = f"did not become ready in time ({why_not_ready})"
+        problem = f"did not become ready in time ({why_not_ready.removesuffix('.')})"
     else:
         return
     raise Unavailable(f"The {child.name} {problem}. The end of its log:\n{child.last_lines()}")

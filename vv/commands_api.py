@@ -1,7 +1,8 @@
 """`vv order`, `vv stock` and `vv payment`: the services' calls as commands."""
 
-from itertools import islice
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, TypeVar
 
 import click
 from uuid_utils import uuid7
@@ -12,7 +13,10 @@ from vv.api_output import show, show_all
 from vv.api_session import EPILOG, Api, uses
 from vv.errors import Unavailable
 
+A = TypeVar("A", bound=Api[Any])
+
 UNDECIDED = set(OrderStatus) - {OrderStatus.COMPLETED, OrderStatus.FAILED, OrderStatus.CANCELLED}
+LIMIT = 50
 AMOUNT_HELP = "In minor units: 1999 is 19.99 USD."
 
 
@@ -28,9 +32,23 @@ class SkuQuantity(click.ParamType[tuple[str, int]]):
         return sku, int(quantity)
 
 
-limit_option = click.option(
-    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many to print at the most."
-)
+def how_many(command: Callable[Concatenate[A, ...], None]) -> Callable[Concatenate[A, ...], None]:
+    """Give a command that lists things the options --limit and --all, as ``limit``: None for all."""
+
+    @click.option("--limit", type=click.IntRange(min=1), help=f"How many to print at the most.  [default: {LIMIT}]")
+    @click.option("--all", "everything", is_flag=True, help="Print all there are.")
+    @wraps(command)
+    def call(api: A, limit: int | None, everything: bool, **arguments: Any) -> None:
+        if everything and limit is not None:
+            raise click.UsageError("Give either --limit or --all.")
+        command(api, limit=None if everything else limit or LIMIT, **arguments)
+
+    return call
+
+
+def page_size(limit: int | None) -> int:
+    """One more than are printed, so that the first page tells whether there are more."""
+    return PAGE_MAX if limit is None else min(limit + 1, PAGE_MAX)
 
 
 @click.group(epilog=EPILOG)
@@ -96,13 +114,13 @@ def order_get(api: Api[OrderClient], order_id: str) -> None:
 @order.command("list", epilog=EPILOG)
 @click.option("--user", "user_id", help="Only this user's.")
 @click.option("--status", type=click.Choice([status.value for status in OrderStatus]), help="Only in this status.")
-@limit_option
 @uses(OrderClient, "order")
-def order_list(api: Api[OrderClient], user_id: str | None, status: str | None, limit: int) -> None:
+@how_many
+def order_list(api: Api[OrderClient], user_id: str | None, status: str | None, limit: int | None) -> None:
     """Print orders, newest first."""
     with api.calling() as orders:
-        found = orders.list(user_id=user_id, status=status, page_size=min(limit, PAGE_MAX))
-        show_all(islice(found, limit), as_json=api.as_json, nothing="No such orders.")
+        found = orders.list(user_id=user_id, status=status, page_size=page_size(limit))
+        show_all(found, limit=limit, as_json=api.as_json, nothing="No such orders.")
 
 
 @order.command("cancel", epilog=EPILOG)
@@ -162,13 +180,13 @@ def stock_add(api: Api[InventoryClient], sku: str, quantity: int, request_id: st
 
 @stock.command("ledger", epilog=EPILOG)
 @click.argument("sku")
-@limit_option
 @uses(InventoryClient, "inventory")
-def stock_ledger(api: Api[InventoryClient], sku: str, limit: int) -> None:
+@how_many
+def stock_ledger(api: Api[InventoryClient], sku: str, limit: int | None) -> None:
     """Print the changes of a SKU's stock, newest first."""
     with api.calling() as inventory:
-        found = inventory.ledger(sku, page_size=min(limit, PAGE_MAX))
-        show_all(islice(found, limit), as_json=api.as_json, nothing="No changes.")
+        found = inventory.ledger(sku, page_size=page_size(limit))
+        show_all(found, limit=limit, as_json=api.as_json, nothing="No changes.")
 
 
 @click.group(epilog=EPILOG)

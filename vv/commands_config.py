@@ -29,7 +29,8 @@ def config_command(context: click.Context, services: Sequence[str], as_example: 
 
     For each setting its value, where that comes from, and what it means; then what keeps a service from starting, in
     the words in which it would say so, and what is in doubt, such as a variable that is mistyped. Of what is secret a
-    mask is shown. Nothing is started or connected to. `vv up` gives its services their databases, addresses and ports.
+    mask is shown; wrong values of other settings are shown as they are. Nothing is started or connected to. `vv up`
+    gives its services their databases, addresses and ports.
 
     Exit code: 0 all would start, 2 a service would refuse to, or wrong usage.
     """

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,10 @@ from common.settings_names import names_in_doubt
 from common.settings_sources import Origin, origins, secrets_of
 
 MASK = "***"
+# What stands before the last @, but for a scheme; and a query, in which tokens travel.
+_CREDENTIALS = re.compile(r"(?<=://).*(?=@)|^(?!.*://).*(?=@)|(?<=\?).*", re.DOTALL)
+# A wrong value is there to be recognised, and not to be read to its end.
+_SHOWN_MAX = 100
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Setting:
     """A setting of a service.
 
     :param value: what the service makes of it; of what is secret a mask; None if there is none, or a wrong one
+    :param given: a wrong value as it stands in the environment; None if it is secret
     :param default: as in the documentation: None for none, and for a setting without which the service does not start
     """
 
@@ -52,6 +58,7 @@ class Setting:
     value: str | int | float | None
     origin: Origin
     is_wrong: bool
+    given: str | None
     default: str | int | float | None
     is_required: bool
     description: str
@@ -60,7 +67,9 @@ class Setting:
     def shown_value(self) -> str:
         """For people."""
         if self.is_wrong:
-            return "(not set)" if self.origin.kind == "default" else "(wrong)"
+            if self.origin.kind == "default":
+                return "(not set)"
+            return "(wrong)" if self.given is None else f"{self.given} (wrong)"
         return "" if self.value is None else str(self.value)
 
 
@@ -102,6 +111,7 @@ def _settings(settings_class: type[ServiceSettings], found: ServiceSettings | No
                 _masked(name, value) if name in secrets else _plain(value),
                 given[name],
                 is_wrong,
+                _as_given(given[name]) if is_wrong and name not in secrets else None,
                 default_of(field),
                 field.is_required(),
                 str(field.description),
@@ -135,6 +145,15 @@ def _masked(name: str, value: object) -> str | None:
     if not isinstance(value, SecretStr):
         return None
     return masked_database_url(value.get_secret_value()) if name == "database_url" else MASK
+
+
+def _as_given(origin: Origin) -> str | None:
+    """A wrong value, to be shown in a line; what may be a password in a URL is masked, wherever it ends."""
+    if origin.kind == "default":
+        return None
+    text = _CREDENTIALS.sub(MASK, str(origin.value))
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}…"
 
 
 def _plain(value: object) -> str | int | float | None:

@@ -179,7 +179,7 @@ class Stack:
                 self.logs_dir / f"{service}.log",
             )
             await child.start()
-        await self._services.wait_until_ready(self._children)
+        await self._services.wait_until_ready(self._children, self.say)
         for doubt in dict.fromkeys(doubt for service in PORTS for doubt in self._children[service].doubts()):
             self.say(f"In doubt: {doubt}")
 

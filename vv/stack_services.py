@@ -7,14 +7,18 @@ from pathlib import Path
 
 import aiohttp
 
+from common.errors import PROBLEM_CONTENT_TYPE
 from vv import certs
 from vv.children import check_start
+from vv.output import Say
 from vv.process import Child
 
 PORTS = {"order": 8081, "inventory": 8082, "payment": 8083}
 
 _START_TIMEOUT_S = 30.0
 _POLL_INTERVAL_S = 0.03
+# A start that takes longer than most is no riddle to who sits before it.
+_SILENT_S = 2.0
 
 
 def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
@@ -73,9 +77,14 @@ class Services:
             f"{prefix}_TLS_CA": str(ca),
         }
 
-    async def wait_until_ready(self, children: Mapping[str, Child]) -> None:
-        """Raises Unavailable when one of the children, which have been started, ends or takes too long."""
-        deadline = time.monotonic() + _START_TIMEOUT_S
+    async def wait_until_ready(self, children: Mapping[str, Child], say: Say) -> None:
+        """Say what is waited for if it takes its time, each reason once.
+
+        Raises Unavailable when one of the children, which have been started, ends or takes too long.
+        """
+        started = time.monotonic()
+        deadline = started + _START_TIMEOUT_S
+        said: set[str] = set()
         tls = certs.operator_tls(self._certificates) if self._certificates else True
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=tls), timeout=aiohttp.ClientTimeout(total=2)
@@ -84,12 +93,19 @@ class Services:
                 while (why_not := await _why_not_ready(session, url)) is not None:
                     for each in PORTS:
                         check_start(children[each], deadline if each == service else None, why_not)
+                    if time.monotonic() > started + _SILENT_S and why_not not in said:
+                        said.add(why_not)
+                        say(f"Still waiting for the {service} service: {why_not}")
                     await asyncio.sleep(_POLL_INTERVAL_S)
 
 
 async def _why_not_ready(session: aiohttp.ClientSession, url: str) -> str | None:
     try:
         async with session.get(f"{url}/readyz") as response:
-            return None if response.status == 200 else f"/readyz answers {response.status}: {await response.text()}"
+            if response.status == 200:
+                return None
+            if response.content_type != PROBLEM_CONTENT_TYPE:
+                return f"/readyz answers {response.status}: {await response.text()}"
+            return str((await response.json(content_type=None))["detail"])
     except (aiohttp.ClientError, TimeoutError):
-        return "/readyz does not answer"
+        return "/readyz does not answer."

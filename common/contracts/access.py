@@ -76,7 +76,7 @@ class Caller:
             raise Forbidden("user_id: The token is another user's; leave the field out.")
         found = user_id or self.user_id
         if found is None:
-            raise invalid_field("user_id", "Field required")
+            raise invalid_field("user_id", "is missing")
         return found
 
     def asking_for(self, user_id: str | None) -> str | None:

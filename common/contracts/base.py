@@ -17,6 +17,20 @@ PAGE_MAX = 200
 # Printable ASCII without blanks at the ends: safe in URLs and logs, and equal only when identical.
 _TEXT = r"^[!-~](?:[ -~]*[!-~])?$"
 _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+_CURRENCY = r"^[A-Z]{3}$"
+_CURSOR = r"^[A-Za-z0-9_-]+$"
+# https://www.w3.org/TR/trace-context/#traceparent-header
+_TRACE_CONTEXT = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
+
+# What is said of a text that does not match, as nobody should have to read the pattern.
+EXPECTED: Mapping[str, str] = {
+    _TEXT: "must be printable ASCII characters without blanks at either end",
+    _UUID: "must be a UUID in small letters, such as 01a2042a-7bf1-7255-ad0b-a61e96c9d686",
+    _CURRENCY: "must be a currency code of three capital letters (ISO 4217), such as USD",
+    _CURSOR: "must be the next_cursor of the page before, unchanged",
+    _TRACE_CONTEXT: "must be a traceparent as W3C Trace Context has it: 00, 32 and 16 hexadecimal digits and 01, say, "
+    "with - between them",
+}
 
 Sku = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_TEXT)]
 ProductId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_TEXT)]
@@ -24,11 +38,10 @@ UserId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_
 CallerRequestId = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_TEXT)]
 IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_TEXT)]
 PaymentMethod = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_TEXT)]
-# https://www.w3.org/TR/trace-context/#traceparent-header
-TraceContext = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
+TraceContext = Annotated[str, StringConstraints(pattern=_TRACE_CONTEXT)]
 Uuid = Annotated[str, StringConstraints(pattern=_UUID)]
-Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
-Cursor = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_-]+$")]
+Currency = Annotated[str, StringConstraints(pattern=_CURRENCY)]
+Cursor = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_CURSOR)]
 Amount = Annotated[int, Field(gt=0, le=AMOUNT_MAX, description="in minor units, such as cents")]
 Quantity = Annotated[int, Field(gt=0, le=QUANTITY_MAX)]
 StockQuantity = Annotated[int, Field(ge=0, le=STOCK_MAX)]

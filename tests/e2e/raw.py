@@ -104,3 +104,5 @@ def assert_refused(answer: Answer, field: str | None = None) -> None:
     problem = assert_problem(answer, answer.status, answer.json().get("code", "no problem document"))
     assert problem["retryable"] is False
     assert field is None or field in answer.fields, problem
+    # pydantic's own sentences, and its patterns, are for programmers.
+    assert "should" not in problem["detail"], problem

@@ -23,6 +23,7 @@ from tests.e2e.test_cli import document, run
 from tests.e2e.violations import (
     ALL,
     Planted,
+    charge_that_the_gateway_does_not_know,
     charge_that_we_gave_up,
     double_charge,
     failed_order_that_is_charged,
@@ -107,6 +108,7 @@ class TestFinding:
         assert report["found"] == {planted.invariant: len(report["violations"])}
         for violation in report["violations"]:
             assert violation["problem"]
+            assert not set(violation["problem"]) & set("[]{}'"), "people do not read Python"
             assert violation["rows"]
             assert violation["proposal"]["sentence"].endswith(".")
             assert (violation["proposal"]["change"] is not None) == planted.mends
@@ -242,6 +244,24 @@ class TestGateway:
                 "gateway_entries_belong_to_a_payment": "nobody",
             }
 
+    @pytest.mark.usefixtures("at_once")
+    def test_charges_that_only_a_gateway_may_know_have_a_hint(
+        self, gateway: GatewayProcess, forger: Forger, forged: dict[str, str]
+    ) -> None:
+        """Without a ledger to compare with it says so, and how to name one; with one there is nothing to hint at."""
+        charge_that_the_gateway_does_not_know(forger)
+        told = CliRunner(env=forged).invoke(main, ["audit"]).stdout
+        assert told.splitlines()[-1].startswith("Hint: Payments were compared with the table of the sandbox,")
+        assert told.endswith("vv audit --gateway-url URL\n")
+        assert "gateway-url" in json.loads(audit_in_process(forged).stdout)["hint"]
+        assert json.loads(audit_in_process(forged, "--gateway-url", gateway.url).stdout)["hint"] is None
+
+    @pytest.mark.usefixtures("at_once")
+    def test_other_violations_have_no_hint(self, forger: Forger, forged: dict[str, str]) -> None:
+        """Where the gateway has nothing to do with it, it is not spoken of."""
+        double_charge(forger)
+        assert json.loads(audit_in_process(forged).stdout)["hint"] is None
+
     def test_a_gateway_that_does_not_answer_is_exit_code_3(self, forger: Forger, forged: dict[str, str]) -> None:
         """No verdict is not a clean one; the option is named."""
         ended = run(forged, "audit", "--gateway-url", NO_SERVICE)
@@ -342,7 +362,7 @@ class TestAudit:
         assert [line.split()[1] for line in found.stdout.splitlines() if "VIOLATED" in line] == [
             "nobody_is_charged_twice"
         ]
-        assert "the gateway charged it 2 times: [700, 700]" in found.stdout
+        assert "the gateway charged it 2 times: 700, 700" in found.stdout
 
     def test_database_that_cannot_be_reached_is_exit_code_3(self, forged: dict[str, str]) -> None:
         """No verdict is not a clean one; the password is not shown."""

@@ -1,6 +1,9 @@
 """`vv order`, `vv stock` and `vv payment` against the real services."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +99,45 @@ def test_lists_are_json_lines_or_a_table(vv: Vv, sku: str) -> None:
     assert [row.split()[0] for row in rows] == placed[::-1]
 
 
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_a_list_that_is_cut_off_says_so(as_json: list[str], vv: Vv, sku: str) -> None:
+    """There are more than --limit: standard error says so and how to see them, standard output has the list alone."""
+    user = f"user-{uuid4().hex[:12]}"
+    for _ in range(3):
+        place(vv, sku, "--user", user)
+    orders = ["order", "list", "--user", user, *as_json]
+    headings = 0 if as_json else 1
+
+    cut, exactly, everything = vv(*orders, "--limit", "2"), vv(*orders, "--limit", "3"), vv(*orders, "--all")
+
+    assert cut.stderr == "There are more than 2; --limit shows more of them, --all every one.\n"
+    assert [len(result.stdout.splitlines()) - headings for result in (cut, exactly, everything)] == [2, 3, 3]
+    assert (exactly.stderr, everything.stderr) == ("", "")
+    ledger = vv("stock", "ledger", sku, "--limit", "3", *as_json)
+    assert ledger.stderr.startswith("There are more than 3;")
+    assert len(vv("stock", "ledger", sku, "--all", *as_json).stdout.splitlines()) - headings == 4
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_a_reader_who_has_seen_enough(as_json: list[str], vv: Vv, sku: str, services: Services) -> None:
+    """`vv order list | head`: the list ends where its reader does, without a complaint."""
+    place(vv, sku)
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "vv", "order", "list", *as_json],
+        env=os.environ | {"ORDER_URL": services.order.url},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_stock_is_added_and_its_ledger_read(vv: Vv, sku: str) -> None:
     """A restock changes the stock once for a request id, and the ledger shows it."""
     for _ in range(2):
@@ -146,6 +188,19 @@ def test_out_of_stock_and_declined_exit_with_1(vv: Vv, sku: str) -> None:
     assert "(payment_declined, request " in declined.stderr
 
 
+@pytest.mark.parametrize("cause", [["--quantity", "11"], ["--payment-method", "tok_declined"]])
+def test_an_order_that_fails_is_named(cause: list[str], vv: Vv, sku: str) -> None:
+    """Its id is on stderr, and in the problem document: it is there, and can be looked at."""
+    create = ["order", "create", "--user", "ada", "--sku", sku, "--amount", "5", *cause]
+    for_people, as_json = vv(*create), vv(*create, "--json")
+
+    order_id = for_people.stderr.partition("The order is ")[2].partition(";")[0]
+    assert f"vv order events {order_id}\n" in for_people.stderr
+    assert for_people.stdout == ""
+    for each in (order_id, json.loads(as_json.stderr)["order_id"]):
+        assert document(vv("order", "get", each, "--json"))["status"] == "failed"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -156,6 +211,7 @@ def test_out_of_stock_and_declined_exit_with_1(vv: Vv, sku: str) -> None:
         ["order", "create", "--user", "ada", "--amount", "5", "--item", "b=-1"],
         ["order", "list", "--status", "lost"],
         ["order", "list", "--limit", "0"],
+        ["order", "list", "--limit", "5", "--all"],
         ["stock", "get"],
     ],
 )

@@ -95,6 +95,41 @@ class TestValues:
         assert found["value"] == "mysql://order:***@db2/order_db"
         assert found["origin"] == {"kind": "file", "name": str(file)}
 
+    @pytest.mark.parametrize(
+        ("name", "value", "shown"),
+        [
+            ("ORDER_PORT", "abc", "abc"),
+            ("ORDER_HOST", "0.0.0.0", "0.0.0.0"),
+            ("ORDER_PAYMENT_URL", "payment:8083", "payment:8083"),
+            ("ORDER_PAYMENT_URL", "http://ann:letmein@payment", "http://***@payment"),
+            ("ORDER_PAYMENT_URL", "ann:let@mein@payment", "***@payment"),
+            ("ORDER_PAYMENT_URL", "http://payment?token=letmein", "http://payment?***"),
+            ("ORDER_LOG_LEVEL", "DEBUG\n", "'DEBUG\\n'"),
+            ("ORDER_LEASE_S", "x" * 1000, f"{'x' * 100}…"),
+            # This one is secret.
+            ("ORDER_DATABASE_URL", "order_db", None),
+        ],
+    )
+    def test_a_wrong_value_is_shown(self, name: str, value: str, shown: str | None) -> None:
+        """As it stands there, so that one sees what is wrong with it, but for what may be a password or a token."""
+        assert setting(name, **{name: value})["given"] == shown
+        assert setting(name)["given"] is None
+        [line] = [line for line in vv_config(**{name: value}).stdout.splitlines() if line.startswith(f"  {name} ")]
+        assert (f" {shown} (wrong) " if shown else " (wrong) ") in line
+
+    def test_a_file_that_is_missing_is_named(self, tmp_path: Path) -> None:
+        """Its path is no secret, unless it looks as if the secret itself had been put there."""
+        for path in (str(tmp_path / "gone"), "/run/gone/url"):
+            found = document("--service", "order", ORDER_DATABASE_URL="", ORDER_DATABASE_URL_FILE=path)
+            assert found["mistakes"] == [
+                f"ORDER_DATABASE_URL_FILE: the file {path} cannot be read: No such file or directory"
+            ]
+            assert found["services"]["order"]["settings"][0]["origin"] == {"kind": "file", "name": path}
+        for secret in ("letmein", "mysql://ann:letmein@db/x", "letmein/+==", "letmein" * 100):
+            ended = vv_config("--json", ORDER_DATABASE_URL="", ORDER_DATABASE_URL_FILE=secret)
+            assert "ORDER_DATABASE_URL_FILE: the file (not shown, as it may be" in ended.stdout
+            assert secret not in ended.output.replace("mysql://order:letmein", "")
+
 
 class TestSecrets:
     @pytest.mark.parametrize("as_json", [True, False])
