@@ -84,7 +84,8 @@ class Batcher(Generic[Item, Result]):
 
     As long as items come one at a time, each runs in its caller's own task; with ``max_batch=1`` all do.
 
-    A batch is a span in the trace of one of its items, linked to the others as they are to it.
+    A batch is a span in the trace of one of its items, linked to the others; those of them that go on
+    here are linked to it.
     """
 
     def __init__(

@@ -192,9 +192,6 @@ def shared_span(name: str, traces: Iterable[str | None], attributes: Attributes)
     if _recorder is None:
         return UNTRACED
     sampled = [trace for trace in dict.fromkeys(traces) if trace is not None and context.is_sampled(trace)]
-    own = context.sampled_trace()
-    if own is not None:
-        sampled = [own, *(trace for trace in sampled if not context.is_same_trace(own, trace))]
     if not sampled:
         return UNTRACED
     first, *others = sampled

@@ -30,10 +30,14 @@ class Collector:
         self.spans: list[str] = []
         self.requests: list[ExportTraceServiceRequest] = []
         self.url = ""
+        self.asked = 0
+        self.takes_s = 0.0
 
     async def receive(self, request: web.Request) -> web.Response:
         assert request.headers["Content-Type"] == "application/x-protobuf"
         sent = ExportTraceServiceRequest.FromString(await request.read())
+        self.asked += 1
+        await asyncio.sleep(self.takes_s)
         status, body = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
         if status == 200:
             self.requests.append(sent)
@@ -129,7 +133,68 @@ async def test_what_a_collector_refuses_is_not_sent_again(collector: MakeCollect
             await until(lambda: captured)
             end_span(exporter, "taken")
     assert at.spans == ["taken"]
-    assert [(entry["event"], entry["status"], entry["spans"]) for entry in captured] == [("traces_rejected", 400, 1)]
+    assert [(entry["event"], entry["problem"], entry["spans"]) for entry in captured] == [
+        ("traces_refused", "It answered 400.", 1)
+    ]
+
+
+async def test_a_refusal_is_told_once(collector: MakeCollector) -> None:
+    """As long as its reason is the same: a wrong address would fill the log."""
+    at = await collector((404, b""), (404, b""), (401, b""))
+    with structlog.testing.capture_logs() as captured:
+        async with Exporter("order", at.url) as exporter:
+            for count in (1, 2, 3):
+                end_span(exporter)
+                async with asyncio.timeout(10):
+                    while at.asked < count:
+                        await asyncio.sleep(0.02)
+    assert [entry["problem"] for entry in captured] == ["It answered 404.", "It answered 401."]
+
+
+@pytest.mark.parametrize("body", [b"{}", b"<html>", b"\xff"])
+async def test_a_reply_that_is_no_protobuf(collector: MakeCollector, body: bytes) -> None:
+    """What answers so has taken them for all that we know, and the next ones are sent, too."""
+    at = await collector((200, body))
+    with structlog.testing.capture_logs() as captured:
+        async with Exporter("order", at.url) as exporter:
+            end_span(exporter, "first")
+            await until(lambda: at.spans)
+            end_span(exporter, "second")
+    assert at.spans == ["first", "second"]
+    assert captured == []
+
+
+async def test_an_error_of_ours_costs_its_spans_alone(collector: MakeCollector) -> None:
+    """Such as an attribute that the protocol cannot say."""
+    at = await collector(OK)
+    with structlog.testing.capture_logs() as captured:
+        async with Exporter("order", at.url) as exporter:
+            with Span(Recorder(exporter, 1.0), "x", "CLIENT", None, {"too much": 2**64}):
+                pass
+            await until(lambda: captured)
+            end_span(exporter, "next")
+    assert at.spans == ["next"]
+    assert events(captured) == ["internal_error"]
+
+
+async def test_what_is_on_its_way_at_the_end_is_sent_once(collector: MakeCollector) -> None:
+    """Ending waits for the answer, instead of asking again."""
+    at = await collector(OK)
+    at.takes_s = 0.3
+    async with Exporter("order", at.url) as exporter:
+        end_span(exporter)
+        await until(lambda: at.asked)
+    assert at.spans == ["x"]
+
+
+async def test_what_is_lost_at_the_end_is_told() -> None:
+    """How many spans, when there is no collector."""
+    with structlog.testing.capture_logs() as captured:
+        async with Exporter("order", "http://127.0.0.1:9") as exporter:
+            end_span(exporter)
+            end_span(exporter)
+    assert events(captured) == ["traces_not_sent", "traces_lost"]
+    assert captured[-1]["spans"] == 2
 
 
 async def test_a_collector_takes_some(collector: MakeCollector) -> None:
@@ -141,7 +206,7 @@ async def test_a_collector_takes_some(collector: MakeCollector) -> None:
             end_span(exporter)
             end_span(exporter)
     assert len(at.spans) == 3
-    assert [(entry["event"], entry["spans"]) for entry in captured] == [("traces_rejected", 2)]
+    assert [(entry["event"], entry["spans"]) for entry in captured] == [("traces_refused", 2)]
 
 
 async def test_what_waits_is_bounded(collector: MakeCollector, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,4 +229,4 @@ async def test_many_are_sent_in_parts(collector: MakeCollector) -> None:
         for _ in range(2_500):
             end_span(exporter)
     assert len(at.spans) == 2_500
-    assert [len(each.resource_spans[0].scope_spans[0].spans) for each in at.requests] == [500] * 5
+    assert [len(each.resource_spans[0].scope_spans[0].spans) for each in at.requests] == [200] * 12 + [100]
