@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from tests.database_server import DatabaseServer
 from tests.e2e.conftest import Servers
-from tests.processes import Services, free_port
+from tests.processes import Services, free_port, free_port_offset
 from vv.__main__ import main
 from vv.databases import SERVICES, Databases
 
@@ -129,7 +129,7 @@ class TestDemo:
         """They are migrated and used, whatever server they are on; no other is started, and the books are clean."""
         with database_server.further(*(f"demo_{service}" for service in SERVICES)) as made:
             urls = {f"{service.upper()}_DATABASE_URL": url for service, url in zip(SERVICES, made, strict=True)}
-            offset = str(free_port() % 20_000 + 1_000)
+            offset = str(free_port_offset())
             place = ("--data-dir", str(tmp_path / "data"), "--port-offset", offset)
             sale = document(run(urls, "demo", *place, "--buyers", "50", "--units", "20", "--json"))
         assert sum(sale["outcomes"].values()) == 50

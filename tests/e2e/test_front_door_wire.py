@@ -289,6 +289,7 @@ SLOW: list[BeSlow] = [
 
 
 class TestSlowClients:
+    @pytest.mark.alone
     def test_all_are_cut_off_and_nobody_else_notices(self, door: FrontDoorProcess) -> None:
         """Within ten seconds, whatever they are slow with, while others are served as ever."""
         with ThreadPoolExecutor(len(SLOW) * 5 + 1) as pool:

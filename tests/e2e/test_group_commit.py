@@ -258,6 +258,7 @@ POISONS = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("step", ["accept", "accept_lines", "decrease", "move", "open", "rollback"])
 async def test_a_value_that_a_database_refuses_disturbs_nobody_else(
     step: str, services: Services, servers: Servers, buyers: Buyers, admin: dict[str, "pymysql.cursors.Cursor"]
@@ -400,6 +401,7 @@ def held_up(service: str, sku: str) -> tuple[str, tuple[object, ...], str, list[
     return insert, (ids[0],), "/payments", [{"order_id": each, "amount": 700} for each in ids]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("service", ["inventory", "payment"])
 async def test_a_full_queue_is_answered_at_once(
     service: str, patient: Services, servers: Servers, books: Books, audit_books: Audit
@@ -450,6 +452,7 @@ async def test_orders_beyond_the_queue_are_refused_at_once(
     assert (await audit_books()).violations == []
 
 
+@pytest.mark.alone
 async def test_an_order_alone_waits_for_nobody(patient: Services, servers: Servers) -> None:
     """However long items may gather, one after the other they are as fast as ever."""
     sku = servers.new_sku(100)
@@ -508,6 +511,7 @@ def slow_gateway(start_services: StartServices) -> Services:
     return start_services(PAYMENT_SANDBOX_LATENCY_S="0.5", ORDER_LEASE_S="12", PAYMENT_LEASE_S="20")
 
 
+@pytest.mark.alone
 async def test_a_slow_gateway_holds_up_nobody(
     slow_gateway: Services, servers: Servers, books: Books, audit_books: Audit
 ) -> None:
@@ -530,6 +534,7 @@ async def test_a_slow_gateway_holds_up_nobody(
     assert (await audit_books()).violations == []
 
 
+@pytest.mark.alone
 async def test_slow_cards_hold_up_no_other_order(servers: Servers, buyers: Buyers) -> None:
     """Every second card takes a second longer; the orders with the other cards are done long before."""
     sku = servers.new_sku(1_000)
@@ -542,6 +547,7 @@ async def test_slow_cards_hold_up_no_other_order(servers: Servers, buyers: Buyer
     assert max(one.seconds for one in fast) < 1 <= min(one.seconds for one in slow)
 
 
+@pytest.mark.alone
 async def test_a_locked_sku_holds_up_nobody_else(
     services: Services, servers: Servers, buyers: Buyers, books: Books, audit_books: Audit
 ) -> None:

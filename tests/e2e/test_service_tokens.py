@@ -72,6 +72,7 @@ def test_one_token_does_for_many_orders(stack: Guarded, ann: Person, sku: str) -
     assert stack.issuer.asked("token") == before
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("mode", ["refuse", "unavailable", "hang", "garbage"])
 def test_the_issuer_is_down(mode: str, stack: Guarded, ann: Person, sku: str) -> None:
     """As long as tokens last nobody notices: neither the buyers, nor the order service."""
@@ -87,6 +88,7 @@ def test_the_issuer_is_down(mode: str, stack: Guarded, ann: Person, sku: str) ->
     knocking.join()
 
 
+@pytest.mark.alone
 def test_tokens_expire_under_load(stack: Guarded, ann: Person, sku: str) -> None:
     """Each lasts two seconds; for three seconds of orders none is sent too late."""
     stack.issuer.behave(lifetime_s=2)
@@ -106,6 +108,7 @@ def test_tokens_expire_under_load(stack: Guarded, ann: Person, sku: str) -> None
     assert 2 <= stack.issuer.asked("token") - before <= 6
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("mode", ["refuse", "hang"])
 def test_the_issuer_is_down_for_longer_than_a_token_lasts(mode: str, stack: Guarded, ann: Person, sku: str) -> None:
     """Orders are accepted, in good time, and completed when it is back. Nothing is refused for want of a token."""

@@ -17,6 +17,9 @@ from common.web import DRAINING
 from tests.e2e.raw import Answer, Server, assert_problem, read_answer
 from tests.processes import Services
 
+# Nearly all of them time how soon somebody is cut off, or somebody else is served.
+pytestmark = pytest.mark.alone
+
 _ASK = b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n"
 _HEAD = b"POST /orders HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
 # Ten seconds, and something for a machine that has other things to do.

@@ -221,6 +221,7 @@ async def test_a_collector_that_is_down_hurts_nobody(migrated: Databases, tmp_pa
         assert [service.stop() for service in nowhere.all] == [0, 0, 0]
 
 
+@pytest.mark.alone
 async def test_a_collector_that_is_silent_holds_up_no_end() -> None:
     """Whatever is queued for it: two seconds, and that is all."""
     with socket.create_server(("127.0.0.1", 0)) as silent:

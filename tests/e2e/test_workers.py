@@ -121,6 +121,7 @@ class TestManyProcesses:
         requests = [event for event in events_of(crowd.order) if event.get("route") == "/orders"]
         assert {event["worker"] for event in requests} == set(range(WORKERS))
 
+    @pytest.mark.alone
     async def test_a_payment_that_another_worker_drives_is_waited_for(self, crowd: Services, books: Books) -> None:
         """However many ask for the same charge, wherever: all get its outcome, as soon as it is there."""
         order_id = f"{uuid4()}"
@@ -134,6 +135,7 @@ class TestManyProcesses:
         assert books.gateway(order_id) == [("charge", 700)]
         assert metric(crowd.payment, "vv_batch_items_sum", batcher="look") > 0
 
+    @pytest.mark.alone
     @pytest.mark.parametrize("payment_method", ["tok_timeout", "tok_error"])
     async def test_a_payment_that_nobody_drives_is_not_waited_for(self, payment_method: str, crowd: Services) -> None:
         """When its driver has given it to recovery, everybody else is told at once that nobody knows."""

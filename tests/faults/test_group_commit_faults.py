@@ -219,6 +219,7 @@ def table_locked(migrated: Databases) -> Iterator[None]:
         yield
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("hangs", ["inventory", "payment", "database"])
 async def test_nobody_waits_behind_groups_that_hang(
     hangs: str, healed: Services, migrated: Databases, make_sku: MakeSku, audit_books: Audit

@@ -48,6 +48,7 @@ def wrk(tmp_path: Path) -> Wrk:
     return Wrk(wrk_program.find_or_install(print), tmp_path)
 
 
+@pytest.mark.alone
 async def test_closed_loop_counts_every_reply_once(wrk: Wrk, floor: str) -> None:
     """Also with many SKUs and carts; there are as many latencies as replies, whatever wrk adds to them."""
     for orders in (Orders("r1", "SKU"), Orders("r2", "SKU", skus=1_000), Orders("r3", "SKU", skus=1_000, lines=3)):
@@ -58,6 +59,7 @@ async def test_closed_loop_counts_every_reply_once(wrk: Wrk, floor: str) -> None
         assert 0 < result.cpu_s < 2
 
 
+@pytest.mark.alone
 async def test_open_loop_sends_what_is_due_and_waits_for_every_reply(wrk: Wrk, floor: str) -> None:
     """At random, but at the wanted rate on the average; each order has a latency and a lateness."""
     result = await wrk.run(floor, Orders("r4", "SKU"), connections=100, seconds=1, rate=300)

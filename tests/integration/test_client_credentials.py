@@ -58,6 +58,7 @@ async def test_a_token_is_renewed_before_it_expires(process: IssuerProcess, own:
     assert 2 <= len(seen) <= 3
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("mode", ["refuse", "hang"])
 async def test_nobody_waits_for_a_renewal(
     mode: str, process: IssuerProcess, own: ClientCredentials, monkeypatch: pytest.MonkeyPatch
@@ -79,6 +80,7 @@ async def test_nobody_waits_for_a_renewal(
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.alone
 async def test_a_failure_is_everybodys(process: IssuerProcess, own: ClientCredentials) -> None:
     """Without a token all fail together when the issuer hangs, not one after the other, and for a second at once."""
     process.behave(mode="hang")
@@ -99,6 +101,7 @@ async def test_who_gives_up_leaves_the_others_waiting(process: IssuerProcess, ow
     assert decode(await second)[1]["azp"] == "order-service"
 
 
+@pytest.mark.alone
 async def test_a_call_ends_with_its_deadline(process: IssuerProcess, own: ClientCredentials) -> None:
     """Also when it is the issuer who does not answer."""
     process.behave(mode="hang")

@@ -138,6 +138,7 @@ async def test_a_broken_reply_is_an_unknown_outcome(serve: Serve, failure: Handl
     assert str(script.requests[0].path) in caught.value.detail
 
 
+@pytest.mark.alone
 async def test_a_silent_connection_leaves_time_for_another(serve: Serve) -> None:
     """An attempt has a timeout of its own, and each one tells the service how much of the whole call is left."""
     script = Script(say_nothing, reply)
@@ -152,6 +153,7 @@ async def test_a_silent_connection_leaves_time_for_another(serve: Serve) -> None
     assert len(set(script.header("Idempotency-Key"))) == 1
 
 
+@pytest.mark.alone
 async def test_silence_ends_with_the_deadline_of_the_whole_call(serve: Serve) -> None:
     """A service that never answers costs the caller timeout_s, and not a moment per attempt more."""
     policy = RetryPolicy(attempt_timeout_s=0.15, backoff_base_s=0)

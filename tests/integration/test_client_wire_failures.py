@@ -274,6 +274,7 @@ async def test_a_call_that_is_not_idempotent_is_repeated_if_it_was_never_sent(
     assert (await inventory.create(product_id="p", sku="book", quantity=1)).quantity == 1
 
 
+@pytest.mark.alone
 async def test_retry_after_is_honoured(wire: aioresponses, orders: AsyncOrderClient) -> None:
     """The client waits at least as long as the service asked, by document or by header."""
     wire.post(ORDERS, **problem(RequestInProgress(retry_after_s=0.2)))
@@ -298,6 +299,7 @@ async def test_a_wait_beyond_the_deadline_is_not_begun(wire: aioresponses) -> No
     assert time.monotonic() - started < 1
 
 
+@pytest.mark.alone
 async def test_the_deadline_is_for_the_whole_call(wire: aioresponses) -> None:
     """However many attempts are allowed, the call ends within timeout_s."""
     endless = RetryPolicy(attempts_max=10**6, backoff_base_s=0.01, backoff_max_s=0.01, budget_burst=10**6)

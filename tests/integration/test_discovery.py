@@ -144,6 +144,7 @@ async def test_weights_and_priorities(server: DnsServer) -> None:
         assert third.calls == 0
 
 
+@pytest.mark.alone
 async def test_an_instance_that_dies_costs_no_call(server: DnsServer) -> None:
     """Though DNS still names it: who finds no connection goes elsewhere at once, and nobody else tries it for a while;
     when it is back it is used again."""
@@ -168,6 +169,7 @@ async def test_an_instance_that_dies_costs_no_call(server: DnsServer) -> None:
             await returned.stop()
 
 
+@pytest.mark.alone
 async def test_a_machine_that_is_gone_is_dropped_within_a_second(server: DnsServer) -> None:
     """Its connections are neither made nor refused: the first calls go elsewhere after 0.8 s, later ones at once, but
     for the one that tries it again."""
@@ -253,6 +255,7 @@ async def test_what_could_not_be_sent_goes_elsewhere_whatever_it_is(server: DnsS
         assert good.calls == 1
 
 
+@pytest.mark.alone
 async def test_while_dns_is_down_its_last_answer_counts(server: DnsServer) -> None:
     """Calls go on, without waiting."""
     async with instances(1) as (only,), client(server) as inventory:

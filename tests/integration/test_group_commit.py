@@ -379,6 +379,7 @@ async def together(shared: Batcher[Any, Any], items: Sequence[Any]) -> list[Any]
 # --- A batch that meets locks of somebody else.
 
 
+@pytest.mark.alone
 async def test_a_deadlock_costs_the_batch_nothing_but_another_run(shop: Shop, urls: dict[str, str]) -> None:
     """The batch is the victim (errno 1213): it is run again as a whole, and everybody gets what he wanted."""
     skus, ballast = await shop.new_skus(2), await shop.new_skus(64)
@@ -541,6 +542,7 @@ async def test_a_lost_commit_leaves_no_promised_refund_to_its_lease(
 # --- A row that somebody else holds.
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("service", ["order", "payment"])
 async def test_a_locked_row_does_not_keep_its_batch_back_for_long(
     service: str, shop: Shop, urls: dict[str, str]
@@ -566,6 +568,7 @@ def hold_payment(rival: Any, payment: PaymentRow) -> None:
     rival.execute("SELECT * FROM payments WHERE order_id = %s FOR UPDATE", (payment.order_id,))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("position", [0, 3, 7])
 async def test_a_payment_that_somebody_holds_is_answered_and_keeps_no_new_one_back(
     position: int, shop: Shop, urls: dict[str, str]
@@ -584,6 +587,7 @@ async def test_a_payment_that_somebody_holds_is_answered_and_keeps_no_new_one_ba
     assert runs_again(shop, 1205) == 1
 
 
+@pytest.mark.alone
 async def test_what_holds_a_payment_costs_nothing_when_another_one_is_there_already(
     shop: Shop, urls: dict[str, str]
 ) -> None:
@@ -603,6 +607,7 @@ HELD_BY = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("position", [0, 3, 7])
 @pytest.mark.parametrize("held_by", HELD_BY)
 async def test_an_order_that_somebody_holds_is_answered_and_keeps_no_new_one_back(

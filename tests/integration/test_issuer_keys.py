@@ -143,6 +143,7 @@ async def test_known_keys_count_while_the_issuer_is_down(mode: str, process: Iss
         assert trap.visits == 0
 
 
+@pytest.mark.alone
 async def test_nobody_waits_for_an_issuer_that_hangs(process: IssuerProcess, tokens: Tokens) -> None:
     """Who comes with a known key is let in while others wait for an answer about theirs."""
     known, forged = process.token("ann"), TokenForger.of(process).with_header(kid="forged")

@@ -32,6 +32,9 @@ from inventory_service.settings import Settings
 from inventory_service.stock import Stock
 from vv.databases import Databases
 
+# Nearly all of them time who is kept waiting, and for how long.
+pytestmark = pytest.mark.alone
+
 # Noticeable is what takes longer; a neighbour is kept waiting for 0.1 s at the most.
 SOON_S = 0.6
 

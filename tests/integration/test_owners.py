@@ -169,6 +169,7 @@ async def test_ones_own_payment_is_as_it_is_for_staff(owner: str | None, payer: 
     assert (refunded.status, refunded.user_id) == (PaymentStatus.REFUNDED, payer)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("use", USES_OF_AN_ORDER.values(), ids=USES_OF_AN_ORDER)
 async def test_nobody_waits_for_another_ones_order(use: Use, shop: Shop, urls: dict[str, str]) -> None:
     """An answer that is late because somebody is at work on the order would tell that there is one."""
@@ -179,6 +180,7 @@ async def test_nobody_waits_for_another_ones_order(use: Use, shop: Shop, urls: d
         assert time.monotonic() - began < AT_ONCE_S
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("use", USES_OF_A_PAYMENT.values(), ids=USES_OF_A_PAYMENT)
 async def test_nobody_waits_for_another_ones_payment(use: Use, shop: Shop, urls: dict[str, str]) -> None:
     """As with orders."""
