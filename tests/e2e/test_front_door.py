@@ -100,10 +100,17 @@ class TestRouting:
         self, watched: FrontDoorProcess, upstream: Upstream
     ) -> None:
         """However it was spelt."""
-        for path in ("//orders/./x/..", "/%6frders/", "/orders/?a=%2f&b", "/inventory/x/../%73ku?sku=A%26B"):
+        for path, target in (
+            ("//orders/./x/..", "/orders/"),
+            ("/%6frders/", "/orders/"),
+            ("/orders/?a=%2f&b", "/orders/?a=%2f&b"),
+            ("/inventory/x/../%73ku?sku=A%26B", "/inventory/sku?sku=A%26B"),
+        ):
+            # One after the other: each process of nginx has a connection of its own, by which they are in order here.
+            before = Counter(upstream.requests)
             assert watched.get(path).status == 200
-        targets = [head.split(" ")[1] for head in upstream.requests]
-        assert targets == ["/orders/", "/orders/", "/orders/?a=%2f&b", "/inventory/sku?sku=A%26B"]
+            [head] = (Counter(upstream.requests) - before).elements()
+            assert head.split(" ")[1] == target
 
     def test_wrong_methods(self, door: FrontDoorProcess) -> None:
         """Those that no endpoint takes end here, the others at the service; both are 405 and say what is allowed."""
