@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 
 from common.database import Database
@@ -51,13 +51,18 @@ class Books:
         self._since = since.astimezone(UTC).replace(tzinfo=None)
         # A payment may have been made for any id, so that without a limit no id is too small.
         self._first_id = "" if since == EVER else first_order_id(since)
-        ledger = GatewayLedger(gateway_url, self._first_id, tls) if gateway_url else None
+        self._ledger = ledger = GatewayLedger(gateway_url, self._first_id, tls) if gateway_url else None
         self._stock = StockBooks(inventory, order, self._since)
         self.orders = OrderBooks(order, inventory, payment, self._first_id, overdue_s).orders
         self.payments = PaymentBooks(payment, ledger, self._first_id, overdue_s).payments
         self.gateway_entries = GatewayBooks(payment, ledger, self._first_id).entries
         self.stock = self._stock.stock
         self.requests = self._stock.requests
+
+    def close(self) -> None:
+        """Give back what is kept of the gateway's ledger."""
+        if self._ledger is not None:
+            self._ledger.close()
 
     async def count(self) -> int:
         """How many rows there are to look at, roughly."""
@@ -107,7 +112,9 @@ async def open_books(
         _database(urls["inventory"]) as inventory,
         _database(urls["payment"]) as payment,
     ):
-        yield Books(order, inventory, payment, since, gateway_url=gateway_url, tls=tls, overdue_s=overdue_s)
+        books = Books(order, inventory, payment, since, gateway_url=gateway_url, tls=tls, overdue_s=overdue_s)
+        with closing(books):
+            yield books
 
 
 def _database(url: str) -> Database:

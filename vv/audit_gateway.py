@@ -54,6 +54,9 @@ class GatewayLedger:
         self._file.execute("CREATE INDEX by_order ON entries (order_id)")
         self._file.execute("CREATE INDEX by_key ON entries (key)")
 
+    def close(self) -> None:
+        self._file.close()
+
     async def catch_up(self) -> None:
         """Fetch what the gateway did since the last time. Raises Unavailable."""
         timeout = aiohttp.ClientTimeout(total=_CALL_WITHIN_S)

@@ -261,6 +261,7 @@ async def test_flash_sale_ends_by_itself(services: Services) -> None:
     assert re.search(r"^orders_end +0 +0  never checked", run.said, re.MULTILINE)
 
 
+@pytest.mark.usefixtures("reached_by_socket")
 async def test_services_that_want_certificates(migrated: Databases, tmp_path: Path) -> None:
     """The load shows that of the operator; who has none gets no answer at all."""
     certs.ensure(tmp_path)
