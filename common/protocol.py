@@ -14,6 +14,13 @@ KEEPALIVE_S = 75.0
 # For the first request of a connection to come, for a head that has begun to be complete, and for a reply to be taken.
 # Enough for poor lines; who takes longer holds a connection, and most who do mean to.
 PATIENCE_S = 10.0
+# With the time for a body (common/web.py) no longer than that: the rest of one that nobody wants is read for so long,
+# as a connection that closes with bytes unread is reset, and the caller would not get to read why.
+LINGER_S = 2.0
+# For the first request of those who had connected when the port closed. Who connects is about to send, but in a crowd
+# has to wait for his turn; some, though, only connect.
+_FIRST_REQUESTS_S = 2.0
+_LOOK_EVERY_S = 0.01
 
 
 class _RequestHandler(web.RequestHandler):
@@ -42,7 +49,13 @@ class _RequestHandler(web.RequestHandler):
         for due in (self._head_due, self._reply_due):
             if due is not None:
                 due.cancel()
+        self._head_due = None
         super().connection_lost(exc)
+
+    @property
+    def awaits_head(self) -> bool:
+        """Whether a request was promised: by connecting, or by its beginning."""
+        return self._head_due is not None
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -125,3 +138,11 @@ class Runner(web.AppRunner):
         assert isinstance(server, _Server)
         server.app = self.app
         return server
+
+    async def await_first_requests(self) -> None:
+        """Return when each connection has sent its first request, or has had the time for it."""
+        assert self.server is not None
+        for _ in range(round(_FIRST_REQUESTS_S / _LOOK_EVERY_S)):
+            if not any(isinstance(each, _RequestHandler) and each.awaits_head for each in self.server.connections):
+                return
+            await asyncio.sleep(_LOOK_EVERY_S)

@@ -4,28 +4,20 @@ import argparse
 import asyncio
 import contextlib
 import gc
-import os
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from aiohttp import web
 
 from common import tracing, worker_metrics
-from common.protocol import KEEPALIVE_S, PATIENCE_S, Runner
+from common.listener import Listener
+from common.protocol import KEEPALIVE_S, LINGER_S, Runner
 from common.settings import S, ServiceSettings, read_settings, refuse_port
 from common.telemetry import configure_logging, log
 from common.web import DRAINING, SECURITY
 from common.workers import NUMBER_FLAG, supervise
-
-# With the time for a body (common/web.py) no longer than that: the rest of one that nobody wants is read for so long,
-# as a connection that closes with bytes unread is reset, and the caller would not get to read why.
-_LINGER_S = 2.0
-# For the requests that are on their way over a connection of ours when the port closes.
-_LAST_REQUESTS_S = 0.1
 
 
 def main(service: str, settings_class: type[S], make_app: Callable[[S], web.Application]) -> None:
@@ -79,13 +71,13 @@ async def _serve(app: web.Application, settings: ServiceSettings, *, is_worker: 
         app,
         access_log=None,
         keepalive_timeout=KEEPALIVE_S,
-        lingering_time=_LINGER_S,
+        lingering_time=LINGER_S,
         shutdown_timeout=settings.drain_timeout_s,
     )
     await runner.setup()
     tls = app[SECURITY].server_tls if SECURITY in app else None
     try:
-        site = _Site(
+        listener = Listener(
             runner,
             settings.host,
             settings.port,
@@ -95,7 +87,7 @@ async def _serve(app: web.Application, settings: ServiceSettings, *, is_worker: 
             reuse_port=is_worker,
         )
         try:
-            await site.start()
+            await listener.start()
         except OSError as error:
             refuse_port(settings, error)
         log.info("started", host=settings.host, port=settings.port, tls=tls is not None)
@@ -105,57 +97,11 @@ async def _serve(app: web.Application, settings: ServiceSettings, *, is_worker: 
         log.info("draining")
         app[DRAINING].set()
         await asyncio.sleep(settings.drain_delay_s)
-        await _close_port(site, runner)
-        await asyncio.sleep(_LAST_REQUESTS_S)
+        await listener.close()
+        await runner.await_first_requests()
     finally:
         await runner.cleanup()
     log.info("stopped")
-
-
-class _Site(web.TCPSite):
-    """A port, on which connections that never finish their TLS handshake are cut, too."""
-
-    async def start(self) -> None:
-        await web.BaseSite.start(self)
-        assert self._runner.server is not None
-        self._server = await asyncio.get_running_loop().create_server(
-            self._runner.server,
-            self._host,
-            self._port,
-            backlog=self._backlog,
-            reuse_address=self._reuse_address,
-            reuse_port=self._reuse_port,
-            **self.tls,
-        )
-
-    @property
-    def tls(self) -> dict[str, Any]:
-        """As asyncio takes it."""
-        if self._ssl_context is None:
-            return {}
-        return {
-            "ssl": self._ssl_context,
-            "ssl_handshake_timeout": PATIENCE_S,
-            "ssl_shutdown_timeout": _LINGER_S,
-        }
-
-
-async def _close_port(site: _Site, runner: web.AppRunner) -> None:
-    """Close the port, and serve those who had connected to it: the system resets whom nobody has accepted yet."""
-    assert isinstance(site._server, asyncio.Server)
-    assert runner.server is not None
-    connected: list[socket.socket] = []
-    for listening in site._server.sockets:
-        with socket.socket(fileno=os.dup(listening.fileno())) as queue, contextlib.suppress(BlockingIOError):
-            while True:
-                connected.append(queue.accept()[0])
-    await site.stop()
-    for connection in connected:
-        connection.setblocking(False)
-    # Who fails the handshake, or hangs up during it, has lost nothing.
-    loop = asyncio.get_running_loop()
-    serving = [loop.connect_accepted_socket(runner.server, connection, **site.tls) for connection in connected]
-    await asyncio.gather(*serving, return_exceptions=True)
 
 
 def _stop_with_the_supervisor(stopped: asyncio.Event) -> None:

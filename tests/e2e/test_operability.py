@@ -7,12 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -321,6 +323,30 @@ class TestShutdown:
             assert (placing.result().status, placing.result().json()["status"]) == (201, "completed")
         assert process.wait_for_end() == 0
         assert [event["event"] for event in events_of(process) if "route" not in event][-2:] == ["draining", "stopped"]
+
+    @each_service
+    def test_who_has_connected_may_still_send_his_request(self, service: str, start_service: StartService) -> None:
+        """The port is closed already when the request comes, for in a crowd a client may have to wait for its turn."""
+        process = start_service(service)
+        address = urlsplit(process.url)
+        with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+            process.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: log_of(process.log).count("draining") == 1)
+            time.sleep(0.5)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((address.hostname, address.port), timeout=5)
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: shop\r\n\r\n")
+            head = connection.recv(65_536).decode().split("\r\n")
+        assert (head[0], "Connection: close" in head) == ("HTTP/1.1 200 OK", True)
+        assert process.wait_for_end() == 0
+
+    def test_who_only_connects_does_not_hold_up_the_end(self, start_service: StartService) -> None:
+        """He has two seconds to send something."""
+        process = start_service("inventory")
+        address = urlsplit(process.url)
+        with socket.create_connection((address.hostname, address.port), timeout=5):
+            process.process.send_signal(signal.SIGTERM)
+            assert process.wait_for_end() == 0
 
     def test_order_whose_caller_gave_up_is_finished_before_the_end(
         self, servers: Servers, start_service: StartService
