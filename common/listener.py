@@ -42,13 +42,16 @@ class Listener(web.TCPSite):
         """Close the port, and serve those who had connected to it: the system resets whom nobody has accepted yet."""
         assert isinstance(self._server, asyncio.Server)
         assert self._runner.server is not None
-        for listening in self._server.sockets:
-            _ignore_newcomers(listening.fileno())
+        loop = asyncio.get_running_loop()
+        ports = [listening.fileno() for listening in self._server.sockets]
+        for port in ports:
+            _ignore_newcomers(port)
+            # From here on nobody is accepted but by us, who wait until all of them are served.
+            loop.remove_reader(port)
         await asyncio.sleep(_LAST_ROUND_TRIPS_S)
-        connected = [connection for listening in self._server.sockets for connection in _accept_all(listening.fileno())]
+        connected = [connection for port in ports for connection in _accept_all(port)]
         await self.stop()
         # Who fails the handshake, or hangs up during it, has lost nothing.
-        loop = asyncio.get_running_loop()
         serving = [loop.connect_accepted_socket(self._runner.server, each, **self._tls) for each in connected]
         await asyncio.gather(*serving, return_exceptions=True)
 
