@@ -279,7 +279,7 @@ class TestShutdown:
         """Clients that go on and on are answered, or find nobody listening; nothing is cut off in between."""
         sku = await make_sku(0)
         inventory_of_two.stop()
-        inventory_of_two.start(INVENTORY_WORKERS="2", INVENTORY_DRAIN_DELAY_S="0.5")
+        inventory_of_two.start(INVENTORY_WORKERS="2", INVENTORY_DRAIN_DELAY_S="1.5")
         outcomes: Counter[str] = Counter()
 
         async def increase_until_refused(session: aiohttp.ClientSession) -> None:
