@@ -154,3 +154,8 @@ class Transaction:
 def utc(naive: datetime) -> datetime:
     """A DATETIME of ours, which is UTC, as an aware datetime."""
     return naive.replace(tzinfo=UTC)
+
+
+def microseconds(seconds: float) -> int:
+    """As an SQL interval takes them."""
+    return int(seconds * 1_000_000)

@@ -15,8 +15,9 @@ from common.contracts.orders import CreateOrder, OrderStatus
 from common.contracts.payments import Payment, PaymentStatus
 from common.errors import IdempotencyMismatch, RequestInProgress, ServiceError
 from common.telemetry import bind_orders
+from common.versioned import LostRace
 from order_service import domain
-from order_service.domain import LostRace, Move, NewOrder, OrderRow
+from order_service.domain import Move, NewOrder, OrderRow
 from order_service.letting_go import LettingGo, StillUnknown
 from order_service.metrics import OrderMetrics, Step
 from order_service.orders import Orders

@@ -40,10 +40,6 @@ UNDER_WAY = {OrderStatus.CREATED, OrderStatus.INVENTORY_RESERVED, OrderStatus.PA
 CALLER_MAY_ASK_FOR = {OrderStatus.CANCELLED: OrderStatus.CANCELLING}
 
 
-class LostRace(Exception):
-    """Somebody else has moved the order since it was read."""
-
-
 @dataclass(frozen=True)
 class NewOrder:
     """An order as it is about to be written; its id is minted before, so that writing it can be repeated."""
@@ -184,6 +180,15 @@ class Move:
         """The seq, status, reason and problem of each transition; what the reason is for is the last one."""
         *between, last = enumerate(self.path, start=self.order.last_seq + 1)
         return [*((seq, status, None, None) for seq, status in between), (*last, self.reason, self.problem)]
+
+    @property
+    def key(self) -> str:
+        return self.order.order_id
+
+    @property
+    def version(self) -> int:
+        """The one that was read."""
+        return self.order.version
 
     def led_to(self, order: OrderRow) -> bool:
         """Whether the order is as this move leaves it. No other one has the same version, status and timeline."""

@@ -6,7 +6,8 @@ from common.batching import as_outcome
 from common.errors import ServiceError
 from common.recovery import backoff_s
 from common.telemetry import log
-from order_service.domain import LostRace, OrderRow
+from common.versioned import LostRace
+from order_service.domain import OrderRow
 from order_service.orders import Orders
 from order_service.settings import Settings
 

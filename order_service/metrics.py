@@ -14,7 +14,8 @@ from common.contracts.orders import OrderStatus
 from common.contracts.payments import Payment, PaymentStatus
 from common.errors import ServiceError
 from common.telemetry import LATENCY_BUCKETS_S
-from order_service.domain import LostRace, OrderRow
+from common.versioned import LostRace
+from order_service.domain import OrderRow
 
 Result = TypeVar("Result")
 

@@ -8,10 +8,11 @@ from functools import partial
 from common.backlog import Standing
 from common.contracts.orders import OrderNotFound, OrderStatus
 from common.database import Database
-from common.errors import DatabaseUnavailable, ServiceError
-from common.transaction import Answer, DuplicateKey, StaleVersion, Transaction, utc
+from common.errors import ServiceError
+from common.transaction import Answer, DuplicateKey, Transaction, utc
+from common.versioned import LostRace, write_moves
 from order_service import domain, queries
-from order_service.domain import EventRow, LostRace, Move, NewOrder, OrderRow
+from order_service.domain import EventRow, Move, NewOrder, OrderRow
 from order_service.metrics import OrderMetrics, Step
 from order_service.queries import Key
 
@@ -40,9 +41,11 @@ class Orders:
             return await self._database.transaction(partial(_accept_new, orders=orders, lease_s=self._lease_s))
 
     async def move(self, moves: Sequence[Move]) -> list[OrderRow | LostRace | ServiceError]:
-        """Write transitions with their events. Outcomes: the order as it is now, LostRace, or DatabaseUnavailable
-        if somebody else holds the order for longer than a statement waits."""
-        written = self._database.transaction(partial(_move, moves=moves, lease_s=self._lease_s))
+        """Write transitions with their events. Outcomes as of :func:`common.versioned.write_moves`."""
+        write = partial(_write_moves, lease_s=self._lease_s)
+        written = self._database.transaction(
+            partial(write_moves, moves=moves, write=write, lock_free=queries.lock_free_orders)
+        )
         outcomes = await self._metrics.measured(Step.WRITE, written, len(moves))
         for move, outcome in zip(moves, outcomes, strict=True):
             if isinstance(outcome, OrderRow):
@@ -181,66 +184,21 @@ async def _begin_cancel(
     move = domain.cancellation(order, asked)
     if move is None:
         return order, None
-    return (await _write_moves(tx, [move], lease_s))[order_id], move
+    return (await _write_moves(tx, [move], lease_s=lease_s))[order_id], move
 
 
-async def _move(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[OrderRow | LostRace | ServiceError]:
-    """At first it is taken for granted that all of them win."""
-    if not tx.is_rerun:
-        try:
-            return [*await _move_all(tx, moves=moves, lease_s=lease_s)]
-        except StaleVersion:
-            tx.start_again()
-    return await _move_winners(tx, moves=moves, lease_s=lease_s)
-
-
-async def _move_all(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[OrderRow]:
-    """In one round trip. Raises StaleVersion when one of them has lost."""
-    if len({move.order.order_id for move in moves}) < len(moves):
-        raise StaleVersion("Of two moves of one order the later one has lost.")
-    return [*(await _write_moves(tx, moves, lease_s)).values()]
-
-
-async def _move_winners(
-    tx: Transaction, *, moves: Sequence[Move], lease_s: float
-) -> list[OrderRow | LostRace | ServiceError]:
-    """Those that hold the version that they read; of two of one order the earlier one."""
-    found = await queries.lock_free_orders(tx, [move.order.order_id for move in moves])
-    won: dict[str, Move] = {}
-    for move in moves:
-        row = found.get(move.order.order_id)
-        if row is not None and row.version == move.order.version:
-            won.setdefault(row.order_id, move)
-    moved = await _write_moves(tx, list(won.values()), lease_s)
-    return [
-        moved[move.order.order_id]
-        if won.get(move.order.order_id) is move
-        else _not_moved(move, found.get(move.order.order_id), was_lost=tx.was_lost)
-        for move in moves
-    ]
-
-
-def _not_moved(move: Move, row: OrderRow | None, *, was_lost: bool) -> OrderRow | LostRace | ServiceError:
-    if row is None:
-        return DatabaseUnavailable("Somebody else holds the order.", retry_after_s=1)
-    if was_lost and move.led_to(row):
-        # Our own COMMIT took effect, and only its reply got lost.
-        return move.taken(row.updated_at)
-    return LostRace(move.order.order_id)
-
-
-async def _write_moves(tx: Transaction, moves: Sequence[Move], lease_s: float) -> dict[str, OrderRow]:
+async def _write_moves(tx: Transaction, moves: Sequence[Move], *, lease_s: float) -> dict[str, OrderRow]:
     groups: dict[tuple[OrderStatus, str | None, int, int], list[Move]] = {}
     for move in moves:
-        groups.setdefault((move.to, move.reason, move.order.version, len(move.path)), []).append(move)
+        groups.setdefault((move.to, move.reason, move.version, len(move.path)), []).append(move)
     written_at: dict[str, Answer] = {}
     for (status, reason, version, events), group in groups.items():
-        order_ids = [move.order.order_id for move in group]
+        order_ids = [move.key for move in group]
         lease = None if status in domain.FINAL else lease_s
         queries.change_orders(tx, order_ids, status, reason=reason, version=version, events=events, lease_s=lease)
         written_at |= dict.fromkeys(order_ids, queries.get_updated_at(tx, order_ids[0]))
     queries.insert_events(
-        tx, [(move.order.order_id, *event, move.order.trace or move.trace) for move in moves for event in move.events]
+        tx, [(move.key, *event, move.order.trace or move.trace) for move in moves for event in move.events]
     )
     await tx.commit()
-    return {move.order.order_id: move.taken(utc(written_at[move.order.order_id].value)) for move in moves}
+    return {move.key: move.taken(utc(written_at[move.key].value)) for move in moves}

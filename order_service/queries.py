@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from common.backlog import Standing
 from common.contracts.orders import OrderStatus
-from common.transaction import Answer, Row, Transaction, utc
+from common.transaction import Answer, Row, Transaction, microseconds, utc
 from order_service.domain import EventRow, NewOrder, OrderRow
 
 # The user of an order and its idempotency key, if it has one.
@@ -37,7 +37,7 @@ def insert_orders(tx: Transaction, orders: Sequence[NewOrder], lease_s: float, *
             (
                 *(order.order_id, order.user_id, OrderStatus.CREATED, order.wanted.total_amount),
                 *(order.wanted.currency, order.wanted.payment_method, order.idempotency_key, order.fingerprint),
-                _microseconds(lease_s),
+                microseconds(lease_s),
             )
             for order in orders
         ],
@@ -156,7 +156,7 @@ def change_orders(
         "UPDATE orders SET version = IF(version = %s, version + 1, NULL), status = %s, reason = %s, "
         "last_seq = last_seq + %s, lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = NOW(6) "
         "WHERE order_id IN %s",
-        (version, status, reason, events, None if lease_s is None else _microseconds(lease_s), list(order_ids)),
+        (version, status, reason, events, None if lease_s is None else microseconds(lease_s), list(order_ids)),
     )
 
 
@@ -168,7 +168,7 @@ async def lock_expired(tx: Transaction, limit: int, lease_most_s: float) -> list
     rows = await tx.fetch_all(
         f"SELECT {_COLUMNS} FROM orders WHERE lease_until <= NOW(6) "
         "OR lease_until > NOW(6) + INTERVAL %s MICROSECOND ORDER BY lease_until LIMIT %s FOR UPDATE SKIP LOCKED",
-        (_microseconds(lease_most_s), limit),
+        (microseconds(lease_most_s), limit),
     )
     return [_order(row) for row in rows]
 
@@ -178,7 +178,7 @@ def mark_claimed(tx: Transaction, order_ids: Collection[str], lease_s: float) ->
     return tx.defer(
         "UPDATE orders SET version = version + 1, attempts = LEAST(attempts + 1, 1000), "
         "lease_until = NOW(6) + INTERVAL %s MICROSECOND WHERE order_id IN %s",
-        (_microseconds(lease_s), list(order_ids)),
+        (microseconds(lease_s), list(order_ids)),
     )
 
 
@@ -187,7 +187,7 @@ async def mark_postponed(tx: Transaction, order: OrderRow, delay_s: float) -> in
     return await tx.execute(
         "UPDATE orders SET attempts = GREATEST(attempts, 1), lease_until = NOW(6) + INTERVAL %s MICROSECOND "
         "WHERE order_id = %s AND version = %s",
-        (_microseconds(delay_s), order.order_id, order.version),
+        (microseconds(delay_s), order.order_id, order.version),
     )
 
 
@@ -208,7 +208,3 @@ async def count_unfinished(tx: Transaction) -> dict[str, Standing]:
         "WHERE lease_until IS NOT NULL GROUP BY status"
     )
     return {status: Standing(count, age / 1_000_000) for status, count, age in rows}
-
-
-def _microseconds(seconds: float) -> int:
-    return int(seconds * 1_000_000)

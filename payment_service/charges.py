@@ -16,8 +16,9 @@ from common.contracts.payments import CreatePayment, Payment, PaymentStatus, Ref
 from common.errors import ServiceError, unwrap
 from common.recovery import backoff_s
 from common.telemetry import log
+from common.versioned import LostRace
 from payment_service import domain
-from payment_service.domain import LostRace, Move, NewPayment, PaymentRow
+from payment_service.domain import Move, NewPayment, PaymentRow
 from payment_service.gateway import Gateway, GatewayUnavailable
 from payment_service.gateway_wire import ChargeStatus
 from payment_service.payments import Begun, Payments

@@ -33,10 +33,6 @@ OUTSTANDING = {PaymentStatus.PENDING, PaymentStatus.CANCELLING, PaymentStatus.RE
 ORDER_CANCELLED = "order_cancelled"
 
 
-class LostRace(Exception):
-    """Somebody else has moved the payment since it was read."""
-
-
 @dataclass(frozen=True)
 class NewPayment:
     """A payment as it is about to be written; its id is minted before, so that writing it can be repeated."""
@@ -127,6 +123,15 @@ class Move:
         """The row that it adds to ``payment_events``."""
         amount = self.refund or self.payment.amount
         return (self.payment.order_id, self.payment.last_seq + 1, self.to, amount, self.reason, self.trace)
+
+    @property
+    def key(self) -> str:
+        return self.payment.order_id
+
+    @property
+    def version(self) -> int:
+        """The one that was read."""
+        return self.payment.version
 
     def led_to(self, payment: PaymentRow) -> bool:
         """Whether the payment is as this move leaves it. No other one has the same version, status and timeline."""

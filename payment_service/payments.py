@@ -18,10 +18,11 @@ from common.contracts.payments import (
     RefundPayment,
 )
 from common.database import Database
-from common.errors import DatabaseUnavailable, IdempotencyMismatch, ServiceError
-from common.transaction import Answer, DuplicateKey, StaleVersion, Transaction, utc
+from common.errors import IdempotencyMismatch, ServiceError
+from common.transaction import Answer, DuplicateKey, Transaction, utc
+from common.versioned import LostRace, write_moves
 from payment_service import domain, queries
-from payment_service.domain import LostRace, Move, NewPayment, PaymentRow, Refund
+from payment_service.domain import Move, NewPayment, PaymentRow, Refund
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,11 @@ class Payments:
             return await self._database.transaction(partial(_open_new, items=items, lease_s=self._lease_s))
 
     async def move(self, moves: Sequence[Move]) -> list[PaymentRow | LostRace | ServiceError]:
-        """Write transitions with their events. Outcomes: the payment as it is now, LostRace, or DatabaseUnavailable
-        if somebody else holds the payment for longer than a statement waits."""
-        return await self._database.transaction(partial(_move, moves=moves, lease_s=self._lease_s))
+        """Write transitions with their events. Outcomes as of :func:`common.versioned.write_moves`."""
+        write = partial(_write_moves, lease_s=self._lease_s)
+        return await self._database.transaction(
+            partial(write_moves, moves=moves, write=write, lock_free=queries.lock_free_payments)
+        )
 
     async def look(self, order_ids: Sequence[str]) -> list[PaymentRow | None]:
         """Look at payments from afar. Outcomes: the payment, or None while its first driver is still at work."""
@@ -178,69 +181,20 @@ async def _begin_cancel(tx: Transaction, *, order_id: str, lease_s: float) -> Be
 
 async def _move_one(tx: Transaction, move: Move, lease_s: float) -> PaymentRow:
     """A move of a payment that this transaction holds, and that therefore cannot lose."""
-    return (await _write_moves(tx, [move], lease_s))[move.payment.order_id]
+    return (await _write_moves(tx, [move], lease_s=lease_s))[move.key]
 
 
-async def _move(
-    tx: Transaction, *, moves: Sequence[Move], lease_s: float
-) -> list[PaymentRow | LostRace | ServiceError]:
-    """At first it is taken for granted that all of them win."""
-    if not tx.is_rerun:
-        try:
-            return [*await _move_all(tx, moves=moves, lease_s=lease_s)]
-        except StaleVersion:
-            tx.start_again()
-    return await _move_winners(tx, moves=moves, lease_s=lease_s)
-
-
-async def _move_all(tx: Transaction, *, moves: Sequence[Move], lease_s: float) -> list[PaymentRow]:
-    """In one round trip. Raises StaleVersion when one of them has lost."""
-    if len({move.payment.order_id for move in moves}) < len(moves):
-        raise StaleVersion("Of two moves of one payment the later one has lost.")
-    return [*(await _write_moves(tx, moves, lease_s)).values()]
-
-
-async def _move_winners(
-    tx: Transaction, *, moves: Sequence[Move], lease_s: float
-) -> list[PaymentRow | LostRace | ServiceError]:
-    """Those that hold the version that they read; of two of one payment the earlier one."""
-    found = await queries.lock_free_payments(tx, [move.payment.order_id for move in moves])
-    won: dict[str, Move] = {}
-    for move in moves:
-        row = found.get(move.payment.order_id)
-        if row is not None and row.version == move.payment.version:
-            won.setdefault(row.order_id, move)
-    moved = await _write_moves(tx, list(won.values()), lease_s)
-    return [
-        moved[move.payment.order_id]
-        if won.get(move.payment.order_id) is move
-        else _not_moved(move, found.get(move.payment.order_id), was_lost=tx.was_lost)
-        for move in moves
-    ]
-
-
-def _not_moved(move: Move, row: PaymentRow | None, *, was_lost: bool) -> PaymentRow | LostRace | ServiceError:
-    if row is None:
-        return DatabaseUnavailable("Somebody else holds the payment.", retry_after_s=1)
-    if was_lost and move.led_to(row):
-        # Our own COMMIT took effect, and only its reply got lost.
-        return move.taken(row.updated_at)
-    return LostRace(move.payment.order_id)
-
-
-async def _write_moves(tx: Transaction, moves: Sequence[Move], lease_s: float) -> dict[str, PaymentRow]:
+async def _write_moves(tx: Transaction, moves: Sequence[Move], *, lease_s: float) -> dict[str, PaymentRow]:
     groups: dict[tuple[PaymentStatus, str | None, int, int], list[str]] = {}
     for move in moves:
-        key = (move.to, move.reason, move.payment.version, move.refund)
-        groups.setdefault(key, []).append(move.payment.order_id)
+        key = (move.to, move.reason, move.version, move.refund)
+        groups.setdefault(key, []).append(move.key)
     written_at: dict[str, Answer] = {}
     for (status, reason, version, refund), order_ids in groups.items():
         lease = lease_s if status in domain.OUTSTANDING else None
         queries.change_payments(tx, order_ids, status, reason=reason, version=version, refund=refund, lease_s=lease)
         written_at |= dict.fromkeys(order_ids, queries.get_updated_at(tx, order_ids[0]))
     queries.insert_events(tx, [move.event for move in moves])
-    await queries.insert_refunds(
-        tx, {move.payment.order_id: (move.refund_request_id, move.refund) for move in moves if move.refund}
-    )
+    await queries.insert_refunds(tx, {move.key: (move.refund_request_id, move.refund) for move in moves if move.refund})
     await tx.commit()
-    return {move.payment.order_id: move.taken(utc(written_at[move.payment.order_id].value)) for move in moves}
+    return {move.key: move.taken(utc(written_at[move.key].value)) for move in moves}

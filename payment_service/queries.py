@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from common.backlog import Standing
 from common.contracts.payments import PaymentStatus
-from common.transaction import Answer, Row, Transaction, utc
+from common.transaction import Answer, Row, Transaction, microseconds, utc
 from payment_service.domain import NewPayment, PaymentRow, Refund
 
 _COLUMNS = (
@@ -32,7 +32,7 @@ def insert_payments(tx: Transaction, items: Sequence[NewPayment], lease_s: float
         [
             (
                 *(item.order_id, item.payment_id, item.wanted.user_id, item.wanted.amount, item.wanted.currency),
-                *(item.wanted.payment_method, PaymentStatus.PENDING, _microseconds(lease_s)),
+                *(item.wanted.payment_method, PaymentStatus.PENDING, microseconds(lease_s)),
             )
             for item in items
         ],
@@ -62,7 +62,7 @@ async def get_left(tx: Transaction, order_ids: Collection[str], lease_s: float) 
     rows = await tx.fetch_all(
         f"SELECT {_COLUMNS} FROM payments WHERE order_id IN %s AND NOT (status = %s AND attempts = 0 "
         "AND lease_until = created_at + INTERVAL %s MICROSECOND AND lease_until > NOW(6))",
-        (list(order_ids), PaymentStatus.PENDING, _microseconds(lease_s)),
+        (list(order_ids), PaymentStatus.PENDING, microseconds(lease_s)),
     )
     return {payment.order_id: payment for payment in map(_payment, rows)}
 
@@ -106,7 +106,7 @@ def change_payments(
         "UPDATE payments SET version = IF(version = %s, version + 1, NULL), status = %s, reason = %s, "
         "refunded_amount = refunded_amount + %s, last_seq = last_seq + 1, attempts = 0, looks = 0, "
         "lease_until = NOW(6) + INTERVAL %s MICROSECOND, updated_at = NOW(6) WHERE order_id IN %s",
-        (version, status, reason, refund, None if lease_s is None else _microseconds(lease_s), list(order_ids)),
+        (version, status, reason, refund, None if lease_s is None else microseconds(lease_s), list(order_ids)),
     )
 
 
@@ -163,7 +163,7 @@ async def lock_expired(tx: Transaction, limit: int, lease_most_s: float) -> list
     rows = await tx.fetch_all(
         f"SELECT {_COLUMNS} FROM payments WHERE lease_until <= NOW(6) "
         "OR lease_until > NOW(6) + INTERVAL %s MICROSECOND ORDER BY lease_until LIMIT %s FOR UPDATE SKIP LOCKED",
-        (_microseconds(lease_most_s), limit),
+        (microseconds(lease_most_s), limit),
     )
     return [_payment(row) for row in rows]
 
@@ -173,7 +173,7 @@ def mark_claimed(tx: Transaction, order_ids: Collection[str], lease_s: float) ->
     return tx.defer(
         "UPDATE payments SET version = version + 1, attempts = LEAST(attempts + 1, 1000), "
         "lease_until = NOW(6) + INTERVAL %s MICROSECOND WHERE order_id IN %s",
-        (_microseconds(lease_s), list(order_ids)),
+        (microseconds(lease_s), list(order_ids)),
     )
 
 
@@ -182,7 +182,7 @@ async def mark_postponed(tx: Transaction, payment: PaymentRow, delay_s: float, l
     return await tx.execute(
         "UPDATE payments SET looks = LEAST(%s, 1000), lease_until = NOW(6) + INTERVAL %s MICROSECOND "
         "WHERE order_id = %s AND version = %s",
-        (looks, _microseconds(delay_s), payment.order_id, payment.version),
+        (looks, microseconds(delay_s), payment.order_id, payment.version),
     )
 
 
@@ -203,7 +203,3 @@ async def count_unfinished(tx: Transaction) -> dict[str, Standing]:
         "WHERE lease_until IS NOT NULL GROUP BY status"
     )
     return {status: Standing(count, age / 1_000_000) for status, count, age in rows}
-
-
-def _microseconds(seconds: float) -> int:
-    return int(seconds * 1_000_000)

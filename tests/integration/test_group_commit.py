@@ -35,6 +35,7 @@ from common.errors import DatabaseUnavailable, IdempotencyMismatch
 from common.settings import ServiceSettings
 from common.telemetry import Metrics
 from common.transaction import Transaction
+from common.versioned import LostRace
 from inventory_service.stock import Stock
 from order_service import domain as order_domain
 from order_service.domain import NewOrder, OrderRow
@@ -360,7 +361,7 @@ async def test_of_two_moves_of_one_order_in_a_batch_the_later_has_lost(shop: Sho
     ]
     won, neighbour, lost = await together(batcher(shop.orders.move), moves)
     assert (won.status, neighbour.status) == (OrderStatus.CANCELLING, OrderStatus.INVENTORY_RESERVED)
-    assert isinstance(lost, order_domain.LostRace)
+    assert isinstance(lost, LostRace)
 
 
 async def test_stock_is_given_out_in_arrival_order(shop: Shop) -> None:
@@ -487,7 +488,7 @@ async def test_a_lost_commit_makes_no_winner_of_who_came_too_late(shop: Shop, mo
     lost = order_domain.Move(order, (OrderStatus.INVENTORY_RESERVED,))
     monkeypatch.setattr("common.database.Transaction", LosesItsFirstCommit)
     outcomes = await shop.orders.move([won, lost])
-    assert [type(outcome) for outcome in outcomes] == [OrderRow, order_domain.LostRace]
+    assert [type(outcome) for outcome in outcomes] == [OrderRow, LostRace]
     assert await shop.orders.move([lost]) != [won.taken(order.updated_at)]
     assert (await shop.orders.get(order.order_id)).status is OrderStatus.FAILED
 
