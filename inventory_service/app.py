@@ -1,7 +1,7 @@
 """The inventory service put together: what is built and wired, and the route table."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from aiohttp import web
 
@@ -112,9 +112,11 @@ def make_app(settings: Settings) -> web.Application:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with database, AsyncExitStack() as stack:
-            if settings.drift_check_interval_s and worker_metrics.is_first():
-                await stack.enter_async_context(running(drift.run(settings.drift_check_interval_s)))
+        watches = settings.drift_check_interval_s and worker_metrics.is_first()
+        async with (
+            database,
+            running(drift.run(settings.drift_check_interval_s)) if watches else nullcontext(),
+        ):
             yield
             for line in (decreases, increases, rollbacks):
                 await line.drain()

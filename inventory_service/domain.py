@@ -158,19 +158,10 @@ def is_rolled_back(rows: Iterable[LedgerRow]) -> bool:
     return any(row.kind is LedgerKind.ROLLBACK for row in rows)
 
 
-@dataclass
-class Undoing:
-    """What becomes of a list of rollbacks: a change each, in order, and the rows to write."""
-
-    changes: list[StockChange] = field(default_factory=list)
-    rows: list[LedgerRow] = field(default_factory=list)
-    deltas: dict[str, int] = field(default_factory=dict)
-
-
-def undo(request_ids: Iterable[str], stock: Mapping[str, int], recorded: Mapping[str, list[LedgerRow]]) -> Undoing:
+def undo(request_ids: Iterable[str], stock: Mapping[str, int], recorded: Mapping[str, list[LedgerRow]]) -> Allocation:
     """Give back what each request took; a request that is not recorded yet is refused from now on."""
     levels = dict(stock)
-    result = Undoing(deltas=dict.fromkeys(stock, 0))
+    result = Allocation(deltas=dict.fromkeys(stock, 0))
     rows_of = dict(recorded)
     for request_id in request_ids:
         rows = rows_of.get(request_id)
@@ -186,7 +177,7 @@ def undo(request_ids: Iterable[str], stock: Mapping[str, int], recorded: Mapping
             result.rows.extend(given_back)
             rows = rows + given_back
         rows_of[request_id] = rows
-        result.changes.append(_change(request_id, [row for row in rows if row.kind is LedgerKind.ROLLBACK]))
+        result.outcomes.append(_change(request_id, [row for row in rows if row.kind is LedgerKind.ROLLBACK]))
     return result
 
 

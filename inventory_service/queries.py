@@ -22,12 +22,12 @@ def insert_stock(tx: Transaction, items: Sequence[CreateStock]) -> Answer:
     )
 
 
-def wait_for_stock(tx: Transaction, sku: str) -> Answer:
+def lock_stock(tx: Transaction, sku: str) -> Answer:
     """Lock one SKU as soon as nobody else holds it."""
     return tx.defer("SELECT sku FROM inventory WHERE sku = %s FOR UPDATE", (sku,))
 
 
-async def lock_stock(tx: Transaction, skus: Collection[str]) -> dict[str, int]:
+async def lock_free_stock(tx: Transaction, skus: Collection[str]) -> dict[str, int]:
     """The quantity of each SKU that exists and that nobody else holds; rows are locked in SKU order."""
     rows = await tx.fetch_all(
         "SELECT sku, quantity FROM inventory WHERE sku IN %s ORDER BY sku FOR UPDATE SKIP LOCKED", (sorted(skus),)

@@ -179,20 +179,20 @@ async def _rollback(
         except DuplicateKey:
             # The decrease, or another rollback of it, was written meanwhile; now it can be read.
             continue
-        return _merged(locked, undone.changes)
+        return _merged(locked, undone.outcomes)
     raise RuntimeError("The requests are in the ledger, and cannot be read.")
 
 
 def _wait(tx: Transaction, sku: str | None) -> None:
     """Wait for one SKU, if for any; who did so in vain hears that it is locked."""
     if sku is not None and not tx.is_rerun:
-        queries.wait_for_stock(tx, sku)
+        queries.lock_stock(tx, sku)
 
 
 async def _lock(tx: Transaction, skus: set[str], avoid: Collection[str]) -> tuple[dict[str, int], set[str]]:
     """The stock of those SKUs that nobody else holds, locked, and which ones somebody does, or are to be avoided."""
     wanted = skus.difference(avoid)
-    stock = await queries.lock_stock(tx, wanted) if wanted else {}
+    stock = await queries.lock_free_stock(tx, wanted) if wanted else {}
     missing = wanted - stock.keys()
     # Both an unknown SKU and a locked one are passed over.
     known = await queries.get_stock(tx, missing) if missing else []

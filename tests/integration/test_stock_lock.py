@@ -63,8 +63,8 @@ async def test_without_the_lock_the_race_oversells(race_track: Database, monkeyp
         await asyncio.sleep(0.01)
         return dict(rows)
 
-    monkeypatch.setattr(queries, "lock_stock", read_stock_without_lock)
-    monkeypatch.setattr(queries, "wait_for_stock", lambda tx, sku: None)
+    monkeypatch.setattr(queries, "lock_free_stock", read_stock_without_lock)
+    monkeypatch.setattr(queries, "lock_stock", lambda tx, sku: None)
 
     sold, left = await race(race_track)
 

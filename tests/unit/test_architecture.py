@@ -133,13 +133,20 @@ def test_sql_lives_in_queries(path: Path) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_queries_are_functions_named_after_their_lock(service: str) -> None:
-    """One function a statement, the transaction first; ``lock_`` is FOR UPDATE, and nothing else is."""
-    functions = [node for node in tree_of(ROOT / service / "queries.py").body if isinstance(node, ast.AsyncFunctionDef)]
+    """One function a statement, the transaction first; ``lock_`` is FOR UPDATE, and nothing else is. Those that pass
+    over what somebody else holds say so: ``lock_free_``, and recovery's ``lock_expired``."""
+    functions = [
+        node
+        for node in tree_of(ROOT / service / "queries.py").body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_")
+    ]
     assert functions
     for function in functions:
         assert re.match("(get|list|count|with|lock|insert|mark|change)_", function.name), function.name
         assert function.args.args[0].arg == "tx", function.name
-        assert ("FOR UPDATE" in ast.unparse(function)) == function.name.startswith("lock_"), function.name
+        sql = ast.unparse(function)
+        assert ("FOR UPDATE" in sql) == function.name.startswith("lock_"), function.name
+        assert ("SKIP LOCKED" in sql) == function.name.startswith(("lock_free_", "lock_expired")), function.name
 
 
 @pytest.mark.parametrize("service", SERVICES)
