@@ -28,6 +28,7 @@ from common.contracts.inventory import (
     StockLevel,
     StockLimitExceeded,
     StockLine,
+    StockLocked,
     StockMovement,
     StockRequestRolledBack,
 )
@@ -121,6 +122,7 @@ __all__ = [
     "StockLevel",
     "StockLimitExceeded",
     "StockLine",
+    "StockLocked",
     "StockMovement",
     "StockRequestRolledBack",
     "TooManyRequests",

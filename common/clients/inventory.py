@@ -69,7 +69,7 @@ class AsyncInventoryClient(AsyncClient):
         request_id: str | None = None,
         order_id: str | None = None,
     ) -> StockChange:
-        """Take stock, all lines or none. Raises OutOfStock, SkuNotFound and StockRequestRolledBack."""
+        """Take stock, all lines or none. Raises OutOfStock, SkuNotFound, StockRequestRolledBack, StockLocked."""
         with named_fields:
             decrease = DecreaseStock(
                 sku=sku,
@@ -94,7 +94,7 @@ class AsyncInventoryClient(AsyncClient):
         return await self._call("POST", "/inventory/increase", StockChange, body=increase)
 
     async def rollback(self, request_id: str) -> StockChange:
-        """Undo the decrease of that id, or keep it from ever happening."""
+        """Undo the decrease of that id, or keep it from ever happening. Raises StockLocked."""
         with named_fields:
             rollback = RollbackStock(request_id=request_id)
         return await self._call("POST", "/inventory/rollback", StockChange, body=rollback)
