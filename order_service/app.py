@@ -12,6 +12,7 @@ from common.clients import AsyncInventoryClient, AsyncPaymentClient, ClientCrede
 from common.contracts.access import Scope, users
 from common.contracts.inventory import OutOfStock, SkuNotFound
 from common.contracts.orders import (
+    FINAL,
     CreateOrder,
     CreateOrderHeaders,
     InvalidTransition,
@@ -34,7 +35,6 @@ from common.telemetry import Metrics
 from common.web import Route
 from common.web import make_app as make_web_app
 from order_service.checkout import Checkout
-from order_service.domain import FINAL
 from order_service.handlers import Handlers
 from order_service.letting_go import LettingGo
 from order_service.metrics import CallMetrics, OrderMetrics

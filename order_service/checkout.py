@@ -136,11 +136,12 @@ class Checkout:
     async def _charge(self, order: OrderRow) -> Move:
         """Wait for the charge of this order alone."""
         self._reached("inventory_reserved")
+        charge = self._payments.create(**order.charge.model_dump(exclude={"trace"}))
         try:
-            charge = self._payments.create(**order.charge.model_dump(exclude={"trace"}))
-            return _or_raise(settle(order, await self._measured(Step.CHARGE, charge)))
+            outcome: Payment | ServiceError = await self._measured(Step.CHARGE, charge)
         except ServiceError as error:
-            return _or_raise(settle(order, error))
+            outcome = error
+        return _or_raise(settle(order, outcome))
 
     async def _complete(self, order: OrderRow) -> Move:
         return Move(order, (OrderStatus.COMPLETED,))

@@ -31,10 +31,11 @@ TRANSITIONS: dict[OrderStatus, frozenset[OrderStatus]] = {
     OrderStatus.CANCELLED: frozenset(),
 }
 
-FINAL = {OrderStatus.COMPLETED, OrderStatus.FAILED, OrderStatus.CANCELLED}
-
 # On the way to completion, as long as nothing goes wrong.
 UNDER_WAY = {OrderStatus.CREATED, OrderStatus.INVENTORY_RESERVED, OrderStatus.PAID}
+
+# On the way back, or there.
+UNDONE = {OrderStatus.FAILING, OrderStatus.FAILED, OrderStatus.CANCELLING, OrderStatus.CANCELLED}
 
 # What a caller may ask for by PATCH, and the step that it takes.
 CALLER_MAY_ASK_FOR = {OrderStatus.CANCELLED: OrderStatus.CANCELLING}
@@ -228,10 +229,7 @@ def cancellation(order: OrderRow, asked: str) -> Move | None:
 
 def may_have_failed(order: OrderRow) -> bool:
     """Whether only the timeline tells if the order's creator is answered with an error."""
-    return order.status in (
-        *(OrderStatus.FAILING, OrderStatus.FAILED),
-        *(OrderStatus.CANCELLING, OrderStatus.CANCELLED),
-    )
+    return order.status in UNDONE
 
 
 def failure(order: OrderRow, events: Iterable[EventRow]) -> ServiceError | None:

@@ -4,18 +4,18 @@ from uuid import UUID
 
 from common.contracts.base import Page
 from common.contracts.orders import (
+    FINAL,
     CreateOrder,
     CreateOrderHeaders,
     ListOrdersQuery,
     OrderQuery,
-    OrderStatus,
     OrderTimeline,
     PatchOrder,
 )
 from common.paging import decode_cursor, encode_cursor
 from common.web import Call, Reply
 from order_service.checkout import Checkout
-from order_service.domain import FINAL, OrderRow
+from order_service.domain import OrderRow
 from order_service.orders import Orders
 
 
@@ -66,4 +66,4 @@ class Handlers:
 
 
 def _status(order: OrderRow, *, done: int) -> int:
-    return done if order.status in FINAL and order.status is not OrderStatus.FAILED else 202
+    return done if order.status in FINAL else 202

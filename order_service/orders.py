@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from common.backlog import Standing
-from common.contracts.orders import OrderNotFound, OrderStatus
+from common.contracts.orders import FINAL, OrderNotFound, OrderStatus
 from common.database import Database
 from common.errors import ServiceError
 from common.transaction import Answer, DuplicateKey, Transaction, utc
@@ -194,7 +194,7 @@ async def _write_moves(tx: Transaction, moves: Sequence[Move], *, lease_s: float
     written_at: dict[str, Answer] = {}
     for (status, reason, version, events), group in groups.items():
         order_ids = [move.key for move in group]
-        lease = None if status in domain.FINAL else lease_s
+        lease = None if status in FINAL else lease_s
         queries.change_orders(tx, order_ids, status, reason=reason, version=version, events=events, lease_s=lease)
         written_at |= dict.fromkeys(order_ids, queries.get_updated_at(tx, order_ids[0]))
     queries.insert_events(

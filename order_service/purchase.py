@@ -17,11 +17,10 @@ from common.contracts.inventory import (
     StockLocked,
     StockRequestRolledBack,
 )
-from common.contracts.orders import OrderStatus
+from common.contracts.orders import FINAL, OrderStatus
 from common.contracts.payments import CreatePayment, Payment, PaymentCancelled, PaymentDeclined, PaymentStatus
 from common.errors import IdempotencyMismatch, ServiceError
 from common.telemetry import Metrics
-from order_service import domain
 from order_service.domain import Move, NewOrder, OrderRow
 from order_service.letting_go import LettingGo, StillUnknown
 from order_service.metrics import OrderMetrics, Step
@@ -102,11 +101,13 @@ class Purchases:
 
     async def decide_alone(self, order: OrderRow) -> Decision:
         """As :meth:`_decide` for one order, which waits for a SKU that somebody else holds."""
-        [decision] = await self._decide([order], self._wait_for_stock, self._payments.create_batch)
-        return decision
+        decided = await self._decide([order], self._wait_for_stock, self._payments.create_batch)
+        return decided[order.order_id]
 
-    async def _decide(self, orders: Sequence[OrderRow], take_stock: TakeStock, take_money: TakeMoney) -> list[Decision]:
-        """Take the stock and the money of orders; what to write of each.
+    async def _decide(
+        self, orders: Sequence[OrderRow], take_stock: TakeStock, take_money: TakeMoney
+    ) -> dict[str, Decision]:
+        """Take the stock and the money of orders; what to write of each, by its id.
 
         If a charge is not decided at once, it is written that the stock is taken.
         """
@@ -132,7 +133,7 @@ class Purchases:
             decision = settle(order, charge, OrderStatus.INVENTORY_RESERVED)
             is_open = isinstance(decision, StillUnknown)
             decisions[order.order_id] = Move(order, (OrderStatus.INVENTORY_RESERVED,)) if is_open else decision
-        return [decisions[order.order_id] for order in orders]
+        return decisions
 
     async def _take_stock(self, wanted: Sequence[DecreaseStock]) -> Sequence[StockChange | ServiceError]:
         with self._batcher.waiting():
@@ -148,16 +149,20 @@ class Purchases:
         return [await self._inventory.decrease(items=one.items, request_id=one.request_id, order_id=one.order_id)]
 
     async def _carry_out(self, orders: Sequence[OrderRow]) -> dict[str, Begun]:
-        decisions = await self._decide(orders, self._take_stock, self._take_money)
-        moves = [decision for decision in decisions if isinstance(decision, Move)]
+        decided = await self._decide(orders, self._take_stock, self._take_money)
+        moves = [decision for decision in decided.values() if isinstance(decision, Move)]
         if any(move.to is OrderStatus.COMPLETED for move in moves):
             self._reached("charged")
         with _step("write outcomes", moves), self._batcher.waiting():
-            moved = iter(await run_in_halves(self._orders.move, moves))
-        left = [decision if isinstance(decision, StillUnknown) else next(moved) for decision in decisions]
-        outcomes = list(zip(orders, left, strict=True))
-        begun = [_moved(outcome) for _, outcome in outcomes if isinstance(outcome, OrderRow)]
-        failures = [self._let_go_of(order, outcome) for order, outcome in outcomes if isinstance(outcome, Exception)]
+            written = await run_in_halves(self._orders.move, moves)
+        outcomes: dict[str, Decision | OrderRow | Exception] = {**decided}
+        outcomes |= {move.key: outcome for move, outcome in zip(moves, written, strict=True)}
+        begun = [_moved(outcome) for outcome in outcomes.values() if isinstance(outcome, OrderRow)]
+        failures = [
+            self._let_go_of(order, outcome)
+            for order in orders
+            if isinstance(outcome := outcomes[order.order_id], Exception)
+        ]
         with self._batcher.waiting():
             begun += await asyncio.gather(*failures)
         return {one.order.order_id: one for one in begun}
@@ -170,7 +175,7 @@ class Purchases:
 
 
 def _moved(order: OrderRow) -> Begun:
-    return Begun(order, goes_on=order.status not in domain.FINAL)
+    return Begun(order, goes_on=order.status not in FINAL)
 
 
 def _step(name: str, orders: Sequence[object]) -> tracing.Traced:

@@ -35,8 +35,14 @@ def insert_orders(tx: Transaction, orders: Sequence[NewOrder], lease_s: float, *
         "fingerprint, lease_until) VALUES %s" + " ON DUPLICATE KEY UPDATE version = version" * or_leave,
         [
             (
-                *(order.order_id, order.user_id, OrderStatus.CREATED, order.wanted.total_amount),
-                *(order.wanted.currency, order.wanted.payment_method, order.idempotency_key, order.fingerprint),
+                order.order_id,
+                order.user_id,
+                OrderStatus.CREATED,
+                order.wanted.total_amount,
+                order.wanted.currency,
+                order.wanted.payment_method,
+                order.idempotency_key,
+                order.fingerprint,
                 microseconds(lease_s),
             )
             for order in orders

@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from aiohttp import web
 
@@ -117,11 +117,13 @@ def make_app(settings: Settings) -> web.Application:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with database, AsyncExitStack() as stack:
-            # After recovery has ended, which calls it to the last.
-            stack.push_async_callback(gateway.close)
-            await stack.enter_async_context(running(recovery.run(settings.recovery_interval_s)))
-            await stack.enter_async_context(running(backlog.watch(payments.count_unfinished)))
+        async with (
+            database,
+            # Closed after recovery has ended, which calls it to the last.
+            aclosing(gateway),
+            running(recovery.run(settings.recovery_interval_s)),
+            running(backlog.watch(payments.count_unfinished)),
+        ):
             yield
             await charges.drain()
             await batches.drain()

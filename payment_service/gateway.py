@@ -36,5 +36,5 @@ class Gateway(Protocol):
     async def refund(self, key: str, *, charge_key: str, amount: int, currency: str) -> None:
         """Give back ``amount`` of a charge once per ``key``."""
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Let go of connections."""

@@ -68,7 +68,7 @@ class HttpGateway:
         with _undecided():
             await self._call("POST", "/refunds", Refund, key=key, body=wanted)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         await self._transport.close()
 
     async def _call(

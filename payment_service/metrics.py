@@ -49,8 +49,8 @@ class MeasuredGateway:
         call = self._gateway.refund(key, charge_key=charge_key, amount=amount, currency=currency)
         await self._measured("refund", call, nothing="done")
 
-    async def close(self) -> None:
-        await self._gateway.close()
+    async def aclose(self) -> None:
+        await self._gateway.aclose()
 
     async def _measured(self, name: str, call: Awaitable[T], nothing: str = "unknown") -> T:
         """What a call answers; ``nothing`` is what it came to if that is None."""

@@ -31,8 +31,14 @@ def insert_payments(tx: Transaction, items: Sequence[NewPayment], lease_s: float
         "VALUES %s" + " ON DUPLICATE KEY UPDATE version = version" * or_leave,
         [
             (
-                *(item.order_id, item.payment_id, item.wanted.user_id, item.wanted.amount, item.wanted.currency),
-                *(item.wanted.payment_method, PaymentStatus.PENDING, microseconds(lease_s)),
+                item.order_id,
+                item.payment_id,
+                item.wanted.user_id,
+                item.wanted.amount,
+                item.wanted.currency,
+                item.wanted.payment_method,
+                PaymentStatus.PENDING,
+                microseconds(lease_s),
             )
             for item in items
         ],

@@ -66,7 +66,7 @@ class SandboxGateway:
         with contextlib.suppress(DuplicateKey):
             await self._records.submit((key, "refund", charge_key, amount, currency, True, None))
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """It has nothing of its own."""
 
     async def _recorded(self, key: str) -> ChargeResult:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from common.contracts.inventory import LedgerKind
-from common.contracts.orders import OrderStatus
+from common.contracts.orders import FINAL, OrderStatus
 from common.contracts.payments import PaymentStatus
 from order_service import domain as orders
 from payment_service import domain as payments
@@ -60,7 +60,7 @@ def completed_orders_hold_exactly_their_lines(order: OrderFacts) -> str | None:
 
 
 def unfinished_orders_hold_all_of_their_lines_or_nothing(order: OrderFacts) -> str | None:
-    if order.status in orders.FINAL | BOUGHT or order.taken == order.lines:
+    if order.status in FINAL | BOUGHT or order.taken == order.lines:
         return None
     if not order.taken and order.status != OrderStatus.INVENTORY_RESERVED:
         return None
@@ -114,7 +114,7 @@ def failed_orders_know_their_answer(order: OrderFacts) -> str | None:
 
 
 def unfinished_orders_have_a_lease(order: OrderFacts) -> str | None:
-    return _wrong_lease(order, order.status not in orders.FINAL)
+    return _wrong_lease(order, order.status not in FINAL)
 
 
 def unfinished_orders_are_taken_up(order: OrderFacts) -> str | None:
@@ -221,7 +221,7 @@ def rows_belong_to_something(stray: StrayFacts) -> str | None:
 
 
 def orders_are_final(order: OrderFacts) -> str | None:
-    return None if order.status in orders.FINAL else f"is still {order.status}"
+    return None if order.status in FINAL else f"is still {order.status}"
 
 
 def payments_are_settled(payment: PaymentFacts) -> str | None:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from common.contracts.inventory import LedgerKind
+from common.contracts.orders import FINAL
 from common.contracts.payments import PaymentStatus
 from order_service import domain as orders
 from payment_service import domain as payments
@@ -102,7 +103,7 @@ def _last_seq(facts: Lifecycle, service: str, table: str, events: str, transitio
 
 
 def order_lease(order: OrderFacts) -> Proposal:
-    return _lease(order, "order", "orders", order.status in orders.FINAL)
+    return _lease(order, "order", "orders", order.status in FINAL)
 
 
 def payment_lease(payment: PaymentFacts) -> Proposal:

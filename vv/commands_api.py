@@ -9,13 +9,14 @@ from uuid_utils import uuid7
 
 from common.clients import InventoryClient, OrderClient, OrderStatus, PaymentClient
 from common.contracts.base import PAGE_MAX
+from common.contracts.orders import FINAL
 from vv.api_output import show, show_all
 from vv.api_session import EPILOG, Api, uses
 from vv.errors import Unavailable
 
 A = TypeVar("A", bound=Api[Any])
 
-UNDECIDED = set(OrderStatus) - {OrderStatus.COMPLETED, OrderStatus.FAILED, OrderStatus.CANCELLED}
+UNDECIDED = set(OrderStatus) - FINAL
 LIMIT = 50
 AMOUNT_HELP = "In minor units: 1999 is 19.99 USD."
 

@@ -41,8 +41,15 @@ class Book:
         """A new charge."""
         status = ChargeStatus.APPROVED if why_declined is None else ChargeStatus.DECLINED
         return self._add(
-            *(Kind.CHARGE, key, key, wanted.amount, wanted.currency, status),
-            *(wanted.payment_method, wanted.reference, why_declined),
+            Kind.CHARGE,
+            key,
+            key,
+            wanted.amount,
+            wanted.currency,
+            status,
+            payment_method=wanted.payment_method,
+            reference=wanted.reference,
+            reason=why_declined,
         )
 
     def refund(self, key: str, wanted: CreateRefund) -> tuple[Entry, bool]:
@@ -82,10 +89,10 @@ class Book:
         amount: int,
         currency: str,
         status: ChargeStatus,
-        *details: str | None,
+        **details: str | None,
     ) -> Entry:
         n = len(self._ledger) + 1
-        entry = Entry(n, datetime.now(UTC), kind, key, charge_key, amount, currency, status, *details)
+        entry = Entry(n, datetime.now(UTC), kind, key, charge_key, amount, currency, status, **details)
         self._ledger.add(entry)
         self._note(entry)
         return entry

@@ -18,8 +18,9 @@ from common.clients import (
     RetryPolicy,
     ServiceError,
 )
+from common.contracts.orders import FINAL
 
-UNFINISHED = set(OrderStatus) - {OrderStatus.COMPLETED, OrderStatus.FAILED, OrderStatus.CANCELLED}
+UNFINISHED = set(OrderStatus) - FINAL
 _PATIENCE_S = 60.0
 _ACCEPTED_ENDS_WITHIN_S = 90.0
 

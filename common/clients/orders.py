@@ -9,6 +9,7 @@ from common.clients.client import AsyncClient
 from common.clients.requests import Items, named_fields, new_request_id, stock_lines
 from common.contracts.base import Page
 from common.contracts.orders import (
+    FINAL,
     CreateOrder,
     CreateOrderHeaders,
     ListOrdersQuery,
@@ -20,7 +21,6 @@ from common.contracts.orders import (
 )
 from common.errors import DeadlineExceeded
 
-_FINAL = {OrderStatus.COMPLETED, OrderStatus.FAILED, OrderStatus.CANCELLED}
 _POLL_S = 0.25
 
 
@@ -104,7 +104,7 @@ class AsyncOrderClient(AsyncClient):
         deadline = time.monotonic() + timeout_s
         while True:
             order = await self.get(order_id)
-            if order.status in _FINAL:
+            if order.status in FINAL:
                 return order
             if time.monotonic() + _POLL_S >= deadline:
                 raise DeadlineExceeded(f"Order {order_id} is still {order.status.value} after {timeout_s:g} s.")

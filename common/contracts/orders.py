@@ -62,6 +62,9 @@ class OrderStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+FINAL = frozenset({OrderStatus.COMPLETED, OrderStatus.FAILED, OrderStatus.CANCELLED})
+
+
 class CreateOrder(Request):
     """An order: one ``sku`` and ``quantity``, or several ``items``."""
 

@@ -70,5 +70,5 @@ async def test_the_payment_services_client_charges_there(folder: Path, gateway: 
     try:
         await client.charge("o:charge", amount=700, currency="USD", payment_method="tok_ok", reference="o")
     finally:
-        await client.close()
+        await client.aclose()
     assert gateway.approved("o")[("charge", 700)] == 1

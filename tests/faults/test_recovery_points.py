@@ -17,11 +17,11 @@ from common.clients import (
     RetryPolicy,
     ServiceError,
 )
+from common.contracts.orders import FINAL
 from tests.conftest import Audit, MakeSku, open_database
 from tests.processes import Services
 from vv.databases import Databases
 
-FINAL = {OrderStatus.COMPLETED, OrderStatus.FAILED, OrderStatus.CANCELLED}
 ONE_ATTEMPT = RetryPolicy(attempts_max=1)
 
 

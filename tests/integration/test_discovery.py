@@ -343,7 +343,7 @@ async def test_the_payment_gateway_is_found_the_same_way(server: DnsServer, unus
         try:
             await gateway.charge("o:charge", amount=700, currency="USD", payment_method="tok_ok", reference="o")
         finally:
-            await gateway.close()
+            await gateway.aclose()
 
 
 @pytest.fixture(scope="module")

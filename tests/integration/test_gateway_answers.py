@@ -62,7 +62,7 @@ class Gateway:
             raise GatewayUnavailable("No answer.")
         return result
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """There is nothing to close."""
 
     async def refund(self, key: str, *, charge_key: str, amount: int, currency: str) -> None:

@@ -76,7 +76,7 @@ async def gateway_that_answers(
         yield gateway
     finally:
         gone.set()
-        await gateway.close()
+        await gateway.aclose()
         server.close()
         await asyncio.gather(*filter(None, served))
 
@@ -150,7 +150,7 @@ async def test_no_gateway_is_unknown(call: Call, unused_tcp_port: int) -> None:
     gateway = HttpGateway(f"http://127.0.0.1:{unused_tcp_port}", timeout_s=5, connections_max=4)
     with pytest.raises(GatewayUnavailable, match="the connection failed"):
         await call(gateway)
-    await gateway.close()
+    await gateway.aclose()
 
 
 @pytest.mark.parametrize("call", [charge, cancel, refund], ids=lambda call: call.__name__)

@@ -24,8 +24,8 @@ from tests.gateway_process import GatewayProcess
 class ClosesSlowly(HttpGateway):
     """As when its connections take their time; recovery has the opportunity to call it a dozen times."""
 
-    async def close(self) -> None:
-        await super().close()
+    async def aclose(self) -> None:
+        await super().aclose()
         await asyncio.sleep(0.3)
 
 

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from common.contracts.inventory import OutOfStock
-from common.contracts.orders import CreateOrder, InvalidTransition, OrderCancelled, OrderStatus
+from common.contracts.orders import FINAL, CreateOrder, InvalidTransition, OrderCancelled, OrderStatus
 from order_service.domain import (
-    FINAL,
     TRANSITIONS,
     EventRow,
     Move,

@@ -91,7 +91,7 @@ def test_rolling_back_restores_the_stock(stock: dict[str, int], carts: list[dict
     undone = undo(ids + ids, left, rows_by_request(taken.rows))
 
     assert {sku: left[sku] + undone.deltas[sku] for sku in stock} == stock
-    assert undone.changes[: len(ids)] == undone.changes[len(ids) :]
+    assert undone.outcomes[: len(ids)] == undone.outcomes[len(ids) :]
 
 
 def test_a_rollback_that_comes_first_keeps_the_request_out() -> None:

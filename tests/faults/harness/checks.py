@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from common.contracts.orders import OrderStatus
-from order_service.domain import FINAL, TRANSITIONS
+from common.contracts.orders import FINAL, OrderStatus
+from order_service.domain import TRANSITIONS
 from tests.faults.harness.evidence import Evidence, OrderRecord
 from tests.faults.harness.history import Kind, Operation, Outcome, by_subject
 from tests.faults.harness.violation import Violation

@@ -1,6 +1,6 @@
 """Everything there is to judge a run by: the buyers' log, and what the tables say afterwards."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -124,7 +124,7 @@ def _utc(value: Any) -> Any:
     return utc(value) if isinstance(value, datetime) else value
 
 
-def unfinished_s(order: OrderRecord, final: set[OrderStatus]) -> list[float]:
+def unfinished_s(order: OrderRecord, final: Set[OrderStatus]) -> list[float]:
     """How long the order was on its way to a final state each time: when accepted, and when cancelled."""
     spans: list[float] = []
     since: datetime | None = None

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import aiohttp
 
+from common.contracts.orders import FINAL
 from common.errors import DatabaseUnavailable
-from order_service.domain import FINAL
 from tests.faults.harness import checks
 from tests.faults.harness.buyers import Counters, open_counters, shopping
 from tests.faults.harness.cluster import Cluster
