@@ -93,6 +93,19 @@ class Certificates:
         return [_stamp(file) for file in (*self._pair, *(ca for _, ca in self._contexts))]
 
 
+def client_context(ca: Path, pair: tuple[Path, Path] | None = None) -> ssl.SSLContext:
+    """A context for calling whoever ``ca`` vouches for, with a certificate and its key if he wants one: TLS 1.3.
+
+    Raises OSError (ssl.SSLError is one) when the files cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(ca)
+    if pair is not None:
+        context.load_cert_chain(*pair)
+    return context
+
+
 def _stamp(file: Path) -> tuple[int, int, int] | None:
     """What changes when a file does, also when it is a link that points elsewhere (as Kubernetes has them)."""
     try:

@@ -1,8 +1,11 @@
 """How a database is named: one URL."""
 
 import ssl
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from common.certificates import client_context
 
 _TLS_FILES = ("ssl_ca", "ssl_cert", "ssl_key")
 
@@ -59,12 +62,8 @@ def masked_database_url(url: str) -> str:
 def _tls_of(files: dict[str, str]) -> ssl.SSLContext:
     if "ssl_ca" not in files or ("ssl_cert" in files) != ("ssl_key" in files):
         raise ValueError("must name ssl_ca, and ssl_cert and ssl_key together")
+    pair = (Path(files["ssl_cert"]), Path(files["ssl_key"])) if "ssl_cert" in files else None
     try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(files["ssl_ca"])
-        if "ssl_cert" in files:
-            context.load_cert_chain(files["ssl_cert"], files["ssl_key"])
+        return client_context(Path(files["ssl_ca"]), pair)
     except OSError as error:
         raise ValueError(f"names files that cannot be used: {error.strerror or error}") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    return context

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from common.background import running
-from common.certificates import Certificates
+from common.certificates import Certificates, client_context
 from common.guard import Guard
 from common.issuer import Issuer
 from common.settings import ServiceSettings, refuse_setting
@@ -49,9 +49,7 @@ class Security:
     def client_tls_believing(self, ca: Path) -> ssl.SSLContext:
         """As ``client_tls``, for calls to somebody whose certificate is of another CA. Raises OSError."""
         if self._certificates is None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.load_verify_locations(ca)
-            return context
+            return client_context(ca)
         return self._certificates.client_believing(ca)
 
     def why_not_ready(self) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from common.certificates import client_context
 from vv.authority import CLIENT, SERVER, Authority, Host, Pair, hosts_of, is_issued_by, read_certificate, share_left
 from vv.errors import Unavailable
 from vv.folder import make_private
@@ -69,14 +70,10 @@ def operator_tls(folder: Path) -> ssl.SSLContext:
 def tls_of(folder: Path, name: str) -> ssl.SSLContext:
     """As :func:`operator_tls`, with the certificate of ``name``."""
     certificate, key, ca = files_of(folder, name)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
-        context.load_verify_locations(ca)
-        context.load_cert_chain(certificate, key)
+        return client_context(ca, (certificate, key))
     except OSError as error:
         raise Unavailable(f"The certificate {name}.crt in {folder} cannot be used ({error.strerror}).") from error
-    return context
 
 
 def _ensure(folder: Path, hosts: Sequence[Host], valid: timedelta, renew: bool) -> list[str]:

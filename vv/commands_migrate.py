@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 
 import click
@@ -13,6 +12,7 @@ from common.settings import read_settings
 from common.telemetry import Metrics
 from vv import databases, migrate
 from vv.commands_stack import data_dir_option
+from vv.configuration import PROGRAMS
 from vv.databases import SERVICES
 from vv.output import json_option, say_aside, show
 
@@ -119,7 +119,7 @@ def wait(services: Sequence[str], within_s: float, as_json: bool) -> None:
     no more than it. Services that are not named are not looked at. Ends with 3 when the time is up.
     """
     for service in services:
-        settings = read_settings(import_module(f"{service}_service.settings").Settings)
+        settings = read_settings(PROGRAMS[service].settings)
         tls = Security.from_settings(settings, Metrics(service)).client_tls
         migrate.wait(service, settings.database_url.get_secret_value(), tls, within_s, say_aside)
     show({"ready": list(services)}, [f"{service}: every migration is applied" for service in services], as_json=as_json)
