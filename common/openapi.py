@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -14,9 +14,7 @@ from pydantic.json_schema import models_json_schema
 
 from common import context, errors
 from common.contracts.access import FROM_TOKEN, SERVICE_SCOPE, Access, Service
-
-if TYPE_CHECKING:
-    from common.web import Route
+from common.routes import Route
 
 _REF = "#/components/schemas/{model}"
 # What any call may answer, whatever it does.
@@ -89,7 +87,7 @@ _SECURITY_SCHEMES = {
 }
 
 
-def document(title: str, routes: Sequence["Route"], *, is_guarded: bool = False) -> dict[str, Any]:
+def document(title: str, routes: Sequence[Route], *, is_guarded: bool = False) -> dict[str, Any]:
     """The OpenAPI document of a service; ``is_guarded`` where callers are asked who they are."""
     bodies = {route.body for route in routes if route.body}
     replies = {model for route in routes for model in route.replies.values()}
@@ -135,7 +133,7 @@ def _name(model: type[BaseModel]) -> str:
     return model.__name__
 
 
-def _operation(route: "Route", refs: Any, always: Sequence[type[errors.ServiceError]]) -> dict[str, Any]:
+def _operation(route: Route, refs: Any, always: Sequence[type[errors.ServiceError]]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.handler.__name__,
         "summary": route.summary,
@@ -160,7 +158,7 @@ def _operation(route: "Route", refs: Any, always: Sequence[type[errors.ServiceEr
     return operation
 
 
-def _parameters(route: "Route") -> list[dict[str, Any]]:
+def _parameters(route: Route) -> list[dict[str, Any]]:
     parameters = []
     for model, place in ((route.query, "query"), (route.headers, "header")):
         if model is None:
@@ -195,7 +193,7 @@ def _inline(field: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
     return merged
 
 
-def _problems(route: "Route", always: Sequence[type[errors.ServiceError]]) -> dict[str, Any]:
+def _problems(route: Route, always: Sequence[type[errors.ServiceError]]) -> dict[str, Any]:
     by_status: dict[int, list[type[errors.ServiceError]]] = {}
     for error in (*route.errors, *always, *(_WITH_BODY if route.body else ())):
         by_status.setdefault(error.status, []).append(error)
@@ -209,7 +207,7 @@ def _problems(route: "Route", always: Sequence[type[errors.ServiceError]]) -> di
     }
 
 
-def _problem_headers(route: "Route", found: Sequence[type[errors.ServiceError]]) -> dict[str, Any]:
+def _problem_headers(route: Route, found: Sequence[type[errors.ServiceError]]) -> dict[str, Any]:
     """Of the headers of a success, a refusal may have those that fit it."""
     of_success = _headers(route.reply_headers) if set(found) & set(route.errors) else {}
     return {

@@ -4,29 +4,22 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from typing import Any, Generic, Self, TypeVar
+from typing import Any
 
 from aiohttp import hdrs, web
 from pydantic import BaseModel, ValidationError
 
 from common import context, errors, middleware, openapi
-from common.contracts.access import ANYBODY, Access, Caller
-from common.contracts.base import Outcome, Outcomes, Problem, View
+from common.contracts.access import ANYBODY
 from common.door import Door
 from common.errors import ServiceError, invalid_field, invalid_request
 from common.guard import Guard
+from common.routes import BATCH_BODY_BYTES_MAX, Call, Route
 from common.security import Security
 from common.telemetry import METRICS_CONTENT_TYPE, Metrics, bind_caller
 
-BODY_BYTES_MAX = 64 * 1024
-BATCH_BODY_BYTES_MAX = 1024 * 1024
 # Enough for a megabyte over a poor line.
 BODY_WITHIN_S = 8.0
-
-B = TypeVar("B")
-Q = TypeVar("Q")
-H = TypeVar("H")
 
 Readiness = Callable[[], Awaitable[str | None]]
 DOOR = web.AppKey("door", Door)
@@ -35,69 +28,7 @@ METRICS = web.AppKey("metrics", Metrics)
 SECURITY = web.AppKey("security", Security)
 
 
-@dataclass(frozen=True)
-class Call(Generic[B, Q, H]):
-    """A parsed request: what a handler needs to know of it."""
-
-    body: B
-    query: Q
-    headers: H
-    caller: Caller = ANYBODY
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a handler answers: a status, a contract (or an error that it did not raise) and headers."""
-
-    status: int
-    body: BaseModel | ServiceError
-    headers: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def problem(cls, error: ServiceError, headers: dict[str, str]) -> Self:
-        """Answer with an error and headers of one's own."""
-        return cls(error.status, error, headers)
-
-
-@dataclass(frozen=True)
-class Route:
-    """A row of a service's route table, from which both the router and ``/openapi.json`` are made.
-
-    ``access`` is who may call it, ``body`` and ``query`` are the contracts that the request must fit (a path parameter
-    is a field of ``query``), ``replies`` the contract of each success, ``reply_headers`` that of its headers,
-    ``errors`` what it may refuse with.
-    """
-
-    method: str
-    path: str
-    handler: Callable[[Call[Any, Any, Any]], Awaitable[Reply]]
-    summary: str
-    access: Access
-    replies: dict[int, type[BaseModel]]
-    body: type[BaseModel] | None = None
-    query: type[BaseModel] | None = None
-    headers: type[BaseModel] | None = None
-    reply_headers: type[BaseModel] | None = None
-    errors: Sequence[type[ServiceError]] = ()
-    body_bytes_max: int = BODY_BYTES_MAX
-
-
-def batch_reply(outcomes: Sequence[View | ServiceError], status: Callable[[Any], int] = lambda _: 200) -> Reply:
-    """Answer a batch: 200 with the status and result or problem of each item, in order."""
-    return Reply(
-        200,
-        Outcomes[Any](
-            items=[
-                Outcome(status=outcome.status, error=Problem.model_validate(outcome.to_problem()))
-                if isinstance(outcome, ServiceError)
-                else Outcome(status=status(outcome), result=outcome)
-                for outcome in outcomes
-            ]
-        ),
-    )
-
-
-def make_app(
+def make_web_app(
     *,
     title: str,
     routes: Sequence[Route],

@@ -32,10 +32,10 @@ from common.contracts.inventory import (
 )
 from common.database import Database
 from common.errors import IdempotencyMismatch
+from common.routes import BATCH_BODY_BYTES_MAX, Route
 from common.security import Security
 from common.telemetry import Metrics
-from common.web import BATCH_BODY_BYTES_MAX, Route
-from common.web import make_app as make_web_app
+from common.web import make_web_app
 from inventory_service.drift import DriftWatch
 from inventory_service.handlers import Decreases, Handlers, Increases, Rollbacks
 from inventory_service.line import Line, waiting_slots

@@ -15,8 +15,8 @@ from common.contracts.inventory import (
 )
 from common.errors import unwrap
 from common.paging import decode_cursor, encode_cursor
+from common.routes import Call, Reply, batch_reply
 from common.telemetry import bind_orders
-from common.web import Call, Reply, batch_reply
 from inventory_service.line import Line
 from inventory_service.stock import Stock
 

@@ -30,10 +30,10 @@ from common.contracts.orders import (
 from common.contracts.payments import PaymentCancelled, PaymentDeclined
 from common.database import Database
 from common.errors import IdempotencyMismatch, RequestInProgress
+from common.routes import Route
 from common.security import Security
 from common.telemetry import Metrics
-from common.web import Route
-from common.web import make_app as make_web_app
+from common.web import make_web_app
 from order_service.checkout import Checkout
 from order_service.handlers import Handlers
 from order_service.letting_go import LettingGo

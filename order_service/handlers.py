@@ -13,7 +13,7 @@ from common.contracts.orders import (
     PatchOrder,
 )
 from common.paging import decode_cursor, encode_cursor
-from common.web import Call, Reply
+from common.routes import Call, Reply
 from order_service.checkout import Checkout
 from order_service.domain import OrderRow
 from order_service.orders import Orders

@@ -27,11 +27,11 @@ from common.contracts.payments import (
 )
 from common.database import Database
 from common.errors import IdempotencyMismatch
+from common.routes import BATCH_BODY_BYTES_MAX, Route
 from common.security import Security
 from common.settings import refuse_setting
 from common.telemetry import Metrics
-from common.web import BATCH_BODY_BYTES_MAX, Route
-from common.web import make_app as make_web_app
+from common.web import make_web_app
 from payment_service.charges import Batches, Charges
 from payment_service.domain import OUTSTANDING
 from payment_service.gateway import Gateway

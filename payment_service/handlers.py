@@ -9,8 +9,8 @@ from common.contracts.payments import (
     PaymentStatus,
     RefundPayment,
 )
+from common.routes import Call, Reply, batch_reply
 from common.telemetry import bind_orders
-from common.web import Call, Reply, batch_reply
 from payment_service.charges import Charges
 from payment_service.domain import OUTSTANDING
 from payment_service.payments import Payments

@@ -8,7 +8,7 @@ import order_service.app
 import order_service.handlers
 import payment_service.app
 import payment_service.handlers
-from common.web import Route
+from common.routes import Route
 
 # The tables need the handlers' methods, and these need use cases only when they are called.
 ROUTES: dict[str, list[Route]] = {

@@ -16,10 +16,10 @@ from common.contracts.access import Service, services
 from common.contracts.base import Request, View
 from common.contracts.payments import RefundExceedsCharge
 from common.errors import IdempotencyMismatch, InternalError, ServiceUnavailable
+from common.routes import Call, Reply, Route
 from common.security import Security
 from common.telemetry import Metrics
-from common.web import Call, Reply, Route
-from common.web import make_app as make_web_app
+from common.web import make_web_app
 from payment_service.gateway_wire import (
     Charge,
     ChargeNotFound,

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 import inventory_service.app
 import inventory_service.settings
 from common.contracts.base import AMOUNT_MAX, BATCH_MAX, LINES_MAX, PAGE_MAX, QUANTITY_MAX, STOCK_MAX
-from common.web import BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX
+from common.routes import BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX
 from tests.conftest import log_of
 from tests.e2e.conftest import Books, Servers, wait_until
 from tests.e2e.raw import Answer, assert_problem, assert_refused
