@@ -1,13 +1,9 @@
-"""What goes on beside the requests: loops, and the points at which tests kill the process."""
+"""What goes on beside the requests."""
 
 import asyncio
-import os
-import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
-
-CrashPoints = Callable[[str], None]
 
 
 @asynccontextmanager
@@ -23,16 +19,3 @@ async def running(loop: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
             await asyncio.wait([task], timeout=1)
         if not task.cancelled():
             task.result()
-
-
-def crash_points(armed: str | None) -> CrashPoints:
-    """A function that kills the process, as ``kill -9`` does, when it is called with the name ``armed``.
-
-    The fault tests arm it through the environment; unarmed it does nothing.
-    """
-
-    def reached(name: str) -> None:
-        if name == armed:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return reached

@@ -13,7 +13,7 @@ from common.telemetry import log
 _COUNTED_EVERY_S = 5.0
 
 
-class Standing(NamedTuple):
+class BacklogCount(NamedTuple):
     """How many items are in a state, and the seconds since the last step of the one that took none for longest."""
 
     items: int
@@ -34,7 +34,7 @@ class Backlog:
             f"Time since the last step of that of the unfinished {name} which took none for longest; 0 without any",
         )
 
-    async def watch(self, count: Callable[[], Awaitable[Mapping[str, Standing]]]) -> NoReturn:
+    async def watch(self, count: Callable[[], Awaitable[Mapping[str, BacklogCount]]]) -> NoReturn:
         """Count every few seconds, for ever. What cannot be counted stays as it was."""
         while True:
             try:
@@ -45,7 +45,7 @@ class Backlog:
                 log.exception("backlog_not_counted", of=self._name)
             await asyncio.sleep(_COUNTED_EVERY_S)
 
-    def _show(self, found: Mapping[str, Standing]) -> None:
+    def _show(self, found: Mapping[str, BacklogCount]) -> None:
         for status in self._unfinished:
             self._count.labels(status).set(found[status].items if status in found else 0)
         self._age.set(max((standing.age_s for standing in found.values()), default=0.0))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from pymysql.err import MySQLError
 
 from common import tracing
-from common.connections import Connections
+from common.connection_pool import ConnectionPool
 from common.context import seconds_left
 from common.database_url import parse_database_url
 from common.errors import DatabaseUnavailable, Overloaded
@@ -58,11 +58,10 @@ class Database:
         address = parse_database_url(url, tls)
         self._metrics = metrics
         metrics.pool_max.set(pool_size_max)
-        self._pool_size_max = pool_size_max
         self._pool_wait_s = pool_wait_s
         self._transaction_timeout_s = transaction_timeout_s
         self._slots = asyncio.Semaphore(pool_size_max)
-        self._connections = Connections(
+        self._pool = ConnectionPool(
             {
                 # Autocommit, so that a connection given back keeps neither a snapshot nor row locks.
                 "autocommit": True,
@@ -88,11 +87,11 @@ class Database:
         )
 
     async def __aenter__(self) -> Self:
-        """Connections are made when they are first needed."""
+        """ConnectionPool are made when they are first needed."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._connections.close()
+        self._pool.close()
 
     async def transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run ``work`` in a transaction and commit; run it again as a whole when the server says so.
@@ -187,13 +186,13 @@ class Database:
                     yield connection
             finally:
                 self._metrics.pool_in_use.dec()
-                self._connections.give_back(connection)
+                self._pool.release(connection)
         finally:
             self._slots.release()
 
     async def _connect(self) -> Any:
         async with asyncio.timeout(CONNECT_WITHIN_S):
-            return await self._connections.take()
+            return await self._pool.acquire()
 
 
 async def _make_reusable_or_close(connection: Any, error: BaseException) -> None:

@@ -1,13 +1,13 @@
-"""aiohttp's connections, with a door, and without patience for slow clients, for which aiohttp has no limits."""
+"""aiohttp's connections, with load shedding, and without patience for slow clients, for which aiohttp has no limits."""
 
 import asyncio
 from typing import Any
 
 from aiohttp import web
 
-from common.door import is_whole
+from common.load_shedding import is_whole
 from common.middleware import malformed_http
-from common.web import DOOR, DRAINING
+from common.web import DRAINING, LOAD_SHEDDER
 
 # Longer than the keep-alive of usual proxies (60 s), which must be the side that closes.
 KEEPALIVE_S = 75.0
@@ -26,12 +26,12 @@ _LOOK_EVERY_S = 0.01
 class _RequestHandler(web.RequestHandler):
     """Answers with problem documents also to bytes that are not a request."""
 
-    __slots__ = ("_door", "_draining", "_head_due", "_is_new", "_is_partial", "_reply_due")
+    __slots__ = ("_draining", "_head_due", "_is_new", "_is_partial", "_reply_due", "_shedder")
 
     def __init__(self, *args: Any, app: web.Application, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # The floor of the benchmark has none.
-        self._door = app.get(DOOR)
+        self._shedder = app.get(LOAD_SHEDDER)
         self._draining = app[DRAINING]
         # Whether aiohttp has not begun to wait for the first request yet; over TLS, bytes may come before.
         self._is_new = True
@@ -75,7 +75,7 @@ class _RequestHandler(web.RequestHandler):
         super().data_received(data)
         self._is_new = self._is_new and self._waiter is None and not self._messages
         self._expect_head(began=self._is_new or self._is_waiting())
-        if self._door is not None:
+        if self._shedder is not None:
             # Behind a request, in the same bytes or while it is being answered, the next one may have begun.
             self._is_partial = not was_idle or self._is_waiting() or not is_whole(data)
 
@@ -88,11 +88,11 @@ class _RequestHandler(web.RequestHandler):
             self._head_due = self._loop.call_later(PATIENCE_S, self.force_close)
 
     def _refuse(self, data: bytes) -> bool:
-        """Answer at the door, if it is full. Who does not read the answers goes the usual way, which waits for him."""
-        door = self._door
-        if door is None or not door.is_full or self._is_partial or self.writing_paused or self._draining.is_set():
+        """Answer at once if the service is full. A client that does not read goes the usual way, which waits for it."""
+        shedder = self._shedder
+        if shedder is None or not shedder.is_full or self._is_partial or self.writing_paused or self._draining.is_set():
             return False
-        reply = door.refuse(data)
+        reply = shedder.refuse(data)
         if reply is None:
             return False
         assert self.transport is not None

@@ -45,8 +45,8 @@ class ServiceSettings(BaseSettings):
     )
     auth: Literal["on", "off"] | None = Field(
         None,
-        description="`off`: everybody may do everything; `on`: refuse to start where nobody is asked who he is. "
-        "If not set, only beyond loopback",
+        description="`off`: no authentication; `on`: refuse to start without an issuer or TLS files; "
+        "unset: as `on` beyond loopback",
     )
     auth_issuer: str | None = Field(
         None, description="URL of the OpenID Connect issuer whose tokens are believed; there are no users if not set"
@@ -66,7 +66,10 @@ class ServiceSettings(BaseSettings):
         None, description="base URL of a collector of traces (OTLP over HTTP); no traces are made if not set"
     )
     trace_sample_ratio: float = Field(
-        0.1, ge=0, le=1, description="share of the traces that begin here that are recorded; a caller decides about his"
+        0.1,
+        ge=0,
+        le=1,
+        description="share of new traces that are recorded; of a trace that a caller began, the caller decides",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level to log")
 
@@ -102,7 +105,7 @@ class ServiceSettings(BaseSettings):
     )
     drain_timeout_s: float = Field(20.0, ge=0, description="seconds that running requests get to finish after SIGTERM")
 
-    # The settings that name those whom this service calls.
+    # The settings that hold the URLs of services this one calls.
     calls: ClassVar[tuple[str, ...]] = ()
 
     @property

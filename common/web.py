@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from common import context, errors, middleware, openapi
 from common.contracts.access import ANYBODY
-from common.door import Door
 from common.errors import ServiceError, invalid_field, invalid_request
 from common.guard import Guard
+from common.load_shedding import LoadShedder
 from common.routes import BATCH_BODY_BYTES_MAX, Call, Route
 from common.security import Security
 from common.telemetry import METRICS_CONTENT_TYPE, Metrics, bind_caller
@@ -22,7 +22,7 @@ from common.telemetry import METRICS_CONTENT_TYPE, Metrics, bind_caller
 BODY_WITHIN_S = 8.0
 
 Readiness = Callable[[], Awaitable[str | None]]
-DOOR = web.AppKey("door", Door)
+LOAD_SHEDDER = web.AppKey("load_shedder", LoadShedder)
 DRAINING = web.AppKey("draining", asyncio.Event)
 METRICS = web.AppKey("metrics", Metrics)
 SECURITY = web.AppKey("security", Security)
@@ -45,7 +45,7 @@ def make_web_app(
     """
     draining = asyncio.Event()
     paths = {route.path for route in routes}
-    door = Door(requests_in_flight_max, metrics, open_to_all=middleware.UNLOGGED, known=paths)
+    shedder = LoadShedder(requests_in_flight_max, metrics, open_to_all=middleware.UNLOGGED, known=paths)
     app = web.Application(
         middlewares=[
             middleware.observe(metrics, draining),
@@ -54,11 +54,11 @@ def make_web_app(
         client_max_size=BATCH_BODY_BYTES_MAX,
     )
     app[DRAINING] = draining
-    app[DOOR] = door
+    app[LOAD_SHEDDER] = shedder
     app[METRICS] = metrics
     app[SECURITY] = security
     for route in routes:
-        app.router.add_route(route.method, route.path, _as_aiohttp_handler(route, door, security.guard, metrics))
+        app.router.add_route(route.method, route.path, _as_aiohttp_handler(route, shedder, security.guard, metrics))
     _add_health(app, why_not_ready)
     openapi.add_docs(app, openapi.document(title, routes, is_guarded=security.guard is not None))
 
@@ -71,11 +71,11 @@ def make_web_app(
 
 
 def _as_aiohttp_handler(
-    route: Route, door: Door, guard: Guard | None, metrics: Metrics
+    route: Route, shedder: LoadShedder, guard: Guard | None, metrics: Metrics
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
-        if door.is_full:
-            raise door.refusal()
+        if shedder.is_full:
+            raise shedder.refusal()
         if context.seconds_left(1) == 0:
             raise errors.DeadlineExceeded("The deadline had passed when the request arrived.")
         caller = ANYBODY
@@ -89,7 +89,7 @@ def _as_aiohttp_handler(
         body = await _parse_body(request, route) if route.body else None
         query = _parse_query(request, route)
         headers = _validate(route.headers, _known_headers(route.headers, request)) if route.headers else None
-        with door.inside():
+        with shedder.admitted():
             reply = await route.handler(Call(body, query, headers, caller))
         if isinstance(reply.body, ServiceError):
             return middleware.problem_response(reply.body, reply.headers)

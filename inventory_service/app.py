@@ -38,9 +38,9 @@ from common.telemetry import Metrics
 from common.web import make_web_app
 from inventory_service.drift import DriftWatch
 from inventory_service.handlers import Decreases, Handlers, Increases, Rollbacks
-from inventory_service.line import Line, waiting_slots
 from inventory_service.metrics import StockMetrics
 from inventory_service.settings import Settings
+from inventory_service.sku_queue import SkuQueue, waiting_slots
 from inventory_service.stock import Stock
 
 SCHEMA_REVISION = "0002_create_stock_ledger"
@@ -106,9 +106,9 @@ def make_app(settings: Settings) -> web.Application:
     stock_metrics = StockMetrics(metrics.registry)
     drift = DriftWatch(database, settings.drift_check_skus, stock_metrics)
     slots = waiting_slots(settings)
-    decreases: Decreases = Line("decreases", stock.decrease, slots, settings, metrics, stock_metrics)
-    increases: Increases = Line("increases", stock.increase, slots, settings, metrics, stock_metrics)
-    rollbacks: Rollbacks = Line("rollbacks", stock.rollback, slots, settings, metrics, stock_metrics)
+    decreases: Decreases = SkuQueue("decreases", stock.decrease, slots, settings, metrics, stock_metrics)
+    increases: Increases = SkuQueue("increases", stock.increase, slots, settings, metrics, stock_metrics)
+    rollbacks: Rollbacks = SkuQueue("rollbacks", stock.rollback, slots, settings, metrics, stock_metrics)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -118,8 +118,8 @@ def make_app(settings: Settings) -> web.Application:
             running(drift.run(settings.drift_check_interval_s)) if watches else nullcontext(),
         ):
             yield
-            for line in (decreases, increases, rollbacks):
-                await line.drain()
+            for queue in (decreases, increases, rollbacks):
+                await queue.drain()
 
     return make_web_app(
         title="VV-Ecommerce inventory",

@@ -16,7 +16,7 @@ from common.transaction import Transaction
 from inventory_service import queries
 from inventory_service.metrics import StockMetrics
 
-# Of each ledger. With the SKUs of a round: ten thousand rows at the most, some milliseconds if they are in memory.
+# Of each ledger. With the 50 SKUs of a round, by default: 5,000 rows at the most, some milliseconds in memory.
 _ROWS_MAX = 100
 
 

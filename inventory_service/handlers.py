@@ -17,12 +17,12 @@ from common.errors import unwrap
 from common.paging import decode_cursor, encode_cursor
 from common.routes import Call, Reply, batch_reply
 from common.telemetry import bind_orders
-from inventory_service.line import Line
+from inventory_service.sku_queue import SkuQueue
 from inventory_service.stock import Stock
 
-Decreases = Line[DecreaseStock]
-Increases = Line[IncreaseStock]
-Rollbacks = Line[str]
+Decreases = SkuQueue[DecreaseStock]
+Increases = SkuQueue[IncreaseStock]
+Rollbacks = SkuQueue[str]
 
 
 class Handlers:

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from common.background import crash_points, running
+from common.background import running
 from common.backlog import Backlog
 from common.batching import Batcher
 from common.clients import AsyncInventoryClient, AsyncPaymentClient, ClientCredentials
@@ -28,6 +28,7 @@ from common.contracts.orders import (
     PlacedOrderHeaders,
 )
 from common.contracts.payments import PaymentCancelled, PaymentDeclined
+from common.crash_points import crash_points
 from common.database import Database
 from common.errors import IdempotencyMismatch, RequestInProgress
 from common.routes import Route
@@ -36,7 +37,7 @@ from common.telemetry import Metrics
 from common.web import make_web_app
 from order_service.checkout import Checkout
 from order_service.handlers import Handlers
-from order_service.letting_go import LettingGo
+from order_service.handoff import Handoff
 from order_service.metrics import CallMetrics, OrderMetrics
 from order_service.orders import Orders
 from order_service.purchase import Purchases
@@ -119,11 +120,11 @@ def make_app(settings: Settings) -> web.Application:
         observer=call_metrics.of("payment"),
     )
     orders = Orders(database, settings.lease_s, order_metrics)
-    let_go = LettingGo(orders, settings)
+    handoff = Handoff(orders, settings)
     reached = crash_points(settings.crash_point)
-    purchases = Purchases(orders, inventory, payments, let_go, settings, metrics, order_metrics, reached)
+    purchases = Purchases(orders, inventory, payments, handoff, settings, metrics, order_metrics, reached)
     moves = Batcher("move", orders.move, settings, metrics)
-    checkout = Checkout(orders, purchases, moves, inventory, payments, let_go, settings, order_metrics, reached)
+    checkout = Checkout(orders, purchases, moves, inventory, payments, handoff, settings, order_metrics, reached)
     recovery = make_recovery(database, checkout, metrics, lease_s=settings.lease_s, retry_most_s=settings.retry_most_s)
 
     @asynccontextmanager

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from uuid_utils import uuid7
 
 from common import context, tracing
-from common.background import CrashPoints
 from common.batching import Batcher
 from common.clients import AsyncInventoryClient, AsyncPaymentClient
 from common.contracts.orders import CreateOrder, OrderStatus
 from common.contracts.payments import Payment, PaymentStatus
+from common.crash_points import CrashPoints
 from common.errors import IdempotencyMismatch, RequestInProgress, ServiceError
 from common.telemetry import bind_orders
 from common.versioned import LostRace
 from order_service import domain
 from order_service.domain import Move, NewOrder, OrderRow
-from order_service.letting_go import LettingGo, StillUnknown
+from order_service.handoff import Handoff, StillUnknown
 from order_service.metrics import OrderMetrics, Step
 from order_service.orders import Orders
 from order_service.purchase import Decision, Purchases, settle
@@ -44,7 +44,7 @@ class Checkout:
         moves: Batcher[Move, OrderRow],
         inventory: AsyncInventoryClient,
         payments: AsyncPaymentClient,
-        let_go: LettingGo,
+        handoff: Handoff,
         settings: Settings,
         metrics: OrderMetrics,
         reached: CrashPoints,
@@ -54,7 +54,7 @@ class Checkout:
         self._moves = moves
         self._inventory = inventory
         self._payments = payments
-        self._let_go = let_go
+        self._handoff = handoff
         self._timeout_s = settings.checkout_timeout_s
         self._measured = metrics.measured
         self._reached = reached
@@ -88,7 +88,7 @@ class Checkout:
     async def cancel(self, order_id: str, asked: str, *, owner: str | None = None) -> OrderRow:
         """Take back an order: refund its money, return its stock. Until both are done it is ``cancelling``.
 
-        For an ``owner`` there are no orders but his own.
+        With ``owner``, other users' orders count as missing.
 
         Raises OrderNotFound and InvalidTransition.
         """
@@ -127,7 +127,7 @@ class Checkout:
                 with tracing.span(f"step {order.status}", attributes={"vv.order_id": order.order_id}):
                     order = await self._moves.submit(await step(order))
         except (LostRace, StillUnknown, ServiceError) as error:
-            return await self._let_go.of(order, error)
+            return await self._handoff.leave(order, error)
         return order
 
     async def _purchase(self, order: OrderRow) -> Move:

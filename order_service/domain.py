@@ -178,7 +178,7 @@ class Move:
 
     @property
     def events(self) -> list[tuple[int, OrderStatus, str | None, str | None]]:
-        """The seq, status, reason and problem of each transition; what the reason is for is the last one."""
+        """The seq, status, reason and problem of each transition; reason and problem belong to the last."""
         *between, last = enumerate(self.path, start=self.order.last_seq + 1)
         return [*((seq, status, None, None) for seq, status in between), (*last, self.reason, self.problem)]
 

@@ -57,7 +57,7 @@ class OrderMetrics:
         self._transitions[status].inc()
 
     async def measured(self, step: Step, call: Awaitable[Result], orders: int = 1) -> Result:
-        """What the call of a step gives; a list has an outcome for each of the orders that share it."""
+        """Await the call of a step, and record its time and the outcome of each order that shares it."""
         started = time.perf_counter()
         try:
             result = await call

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from common.backlog import Standing
+from common.backlog import BacklogCount
 from common.contracts.orders import FINAL, OrderNotFound, OrderStatus
 from common.database import Database
 from common.errors import ServiceError
@@ -54,8 +54,8 @@ class Orders:
         return outcomes
 
     async def begin_cancel(self, order_id: str, asked: str, *, owner: str | None = None) -> OrderRow:
-        """Decide that the order is taken back; whoever drives it loses it. For an ``owner`` there are no orders but
-        his own.
+        """Decide that the order is taken back; whoever drives it loses it. With ``owner``, other users' orders count as
+        missing.
 
         Raises OrderNotFound and InvalidTransition.
         """
@@ -71,11 +71,11 @@ class Orders:
         await self._database.transaction(partial(queries.mark_postponed, order=order, delay_s=delay_s))
 
     async def get(self, order_id: str, *, owner: str | None = None) -> OrderRow:
-        """For an ``owner`` there are no orders but his own. Raises OrderNotFound."""
+        """With ``owner``, other users' orders count as missing. Raises OrderNotFound."""
         return await self._database.read(partial(_get, order_id=order_id, owner=owner))
 
     async def events(self, order_id: str, *, owner: str | None = None) -> list[EventRow]:
-        """The timeline of an order, oldest first. For an ``owner`` there are no orders but his own.
+        """The timeline of an order, oldest first. With ``owner``, other users' orders count as missing.
 
         Raises OrderNotFound.
         """
@@ -94,7 +94,7 @@ class Orders:
         page = found[:limit]
         return page, page[-1].order_id if len(found) > limit else None
 
-    async def count_unfinished(self) -> dict[str, Standing]:
+    async def count_unfinished(self) -> dict[str, BacklogCount]:
         return await self._database.read(queries.count_unfinished)
 
 

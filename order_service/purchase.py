@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from common import context, tracing
-from common.background import CrashPoints
 from common.batching import Batcher, as_outcome, run_in_halves
 from common.clients import AsyncInventoryClient, AsyncPaymentClient
 from common.contracts.inventory import (
@@ -19,10 +18,11 @@ from common.contracts.inventory import (
 )
 from common.contracts.orders import FINAL, OrderStatus
 from common.contracts.payments import CreatePayment, Payment, PaymentCancelled, PaymentDeclined, PaymentStatus
+from common.crash_points import CrashPoints
 from common.errors import IdempotencyMismatch, ServiceError
 from common.telemetry import Metrics
 from order_service.domain import Move, NewOrder, OrderRow
-from order_service.letting_go import LettingGo, StillUnknown
+from order_service.handoff import Handoff, StillUnknown
 from order_service.metrics import OrderMetrics, Step
 from order_service.orders import Orders
 from order_service.settings import Settings
@@ -55,7 +55,7 @@ class Purchases:
         orders: Orders,
         inventory: AsyncInventoryClient,
         payments: AsyncPaymentClient,
-        let_go: LettingGo,
+        handoff: Handoff,
         settings: Settings,
         metrics: Metrics,
         order_metrics: OrderMetrics,
@@ -65,7 +65,7 @@ class Purchases:
         self._orders = orders
         self._inventory = inventory
         self._payments = payments
-        self._let_go = let_go
+        self._handoff = handoff
         self._timeout_s = settings.checkout_timeout_s
         self._reached = reached
         self._batcher: Batcher[NewOrder, Begun] = Batcher(
@@ -159,7 +159,7 @@ class Purchases:
         outcomes |= {move.key: outcome for move, outcome in zip(moves, written, strict=True)}
         begun = [_moved(outcome) for outcome in outcomes.values() if isinstance(outcome, OrderRow)]
         failures = [
-            self._let_go_of(order, outcome)
+            self._hand_off(order, outcome)
             for order in orders
             if isinstance(outcome := outcomes[order.order_id], Exception)
         ]
@@ -167,11 +167,11 @@ class Purchases:
             begun += await asyncio.gather(*failures)
         return {one.order.order_id: one for one in begun}
 
-    async def _let_go_of(self, order: OrderRow, why: Exception) -> Begun:
+    async def _hand_off(self, order: OrderRow, why: Exception) -> Begun:
         if isinstance(why, StillUnknown) and isinstance(why.error, StockLocked):
             # Its group could not wait; it can.
             return Begun(order, goes_on=True)
-        return Begun(await self._let_go.of(order, why), goes_on=False)
+        return Begun(await self._handoff.leave(order, why), goes_on=False)
 
 
 def _moved(order: OrderRow) -> Begun:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from common.backlog import Standing
+from common.backlog import BacklogCount
 from common.contracts.orders import OrderStatus
 from common.transaction import Answer, Row, Transaction, microseconds, utc
 from order_service.domain import EventRow, NewOrder, OrderRow
@@ -207,10 +207,10 @@ async def get_traces(tx: Transaction, order_ids: Collection[str]) -> dict[str, s
     return dict(rows)
 
 
-async def count_unfinished(tx: Transaction) -> dict[str, Standing]:
-    """How many orders are not final yet, by status, and since when the one that stands still for longest does."""
+async def count_unfinished(tx: Transaction) -> dict[str, BacklogCount]:
+    """How many orders are not final yet, by status, and how long the oldest of each has stood still."""
     rows = await tx.fetch_all(
         "SELECT status, COUNT(*), TIMESTAMPDIFF(MICROSECOND, MIN(updated_at), NOW(6)) FROM orders "
         "WHERE lease_until IS NOT NULL GROUP BY status"
     )
-    return {status: Standing(count, age / 1_000_000) for status, count, age in rows}
+    return {status: BacklogCount(count, age / 1_000_000) for status, count, age in rows}

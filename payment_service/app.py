@@ -6,7 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from aiohttp import web
 
-from common.background import crash_points, running
+from common.background import running
 from common.backlog import Backlog
 from common.batching import Batcher
 from common.contracts.access import Scope, Service, services, users
@@ -25,6 +25,7 @@ from common.contracts.payments import (
     RefundExceedsCharge,
     RefundPayment,
 )
+from common.crash_points import crash_points
 from common.database import Database
 from common.errors import IdempotencyMismatch
 from common.routes import BATCH_BODY_BYTES_MAX, Route
@@ -110,7 +111,7 @@ def make_app(settings: Settings) -> web.Application:
     batches = Batches(
         open=Batcher("open", payments.open, settings, metrics),
         move=Batcher("move", payments.move, settings, metrics),
-        look=Batcher("look", payments.look, settings, metrics),
+        poll=Batcher("poll", payments.poll, settings, metrics),
     )
     charges = Charges(payments, batches, gateway, settings, crash_points(settings.crash_point))
     recovery = make_recovery(database, charges, metrics, lease_s=settings.lease_s, retry_most_s=settings.retry_most_s)

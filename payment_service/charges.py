@@ -10,9 +10,9 @@ from typing import TypeVar
 from uuid_utils import uuid7
 
 from common import context, tracing
-from common.background import CrashPoints
 from common.batching import Batcher, as_outcome
 from common.contracts.payments import CreatePayment, Payment, PaymentStatus, RefundPayment
+from common.crash_points import CrashPoints
 from common.errors import ServiceError, unwrap
 from common.recovery import backoff_s
 from common.telemetry import log
@@ -26,28 +26,28 @@ from payment_service.settings import Settings
 
 T = TypeVar("T")
 
-# How often, in seconds, payments are looked at that another process drives.
-_LOOK_EVERY_S = 0.05
+# How often, in seconds, it is asked what has become of payments that another process drives.
+_POLL_EVERY_S = 0.05
 
 
 class StillUnknown(Exception):
-    """The gateway has not said yet what became of it; ``looks`` is how often it said that it knows of no charge."""
+    """The gateway has not said yet what became of it; ``times_not_found`` is how often it knew of no such charge."""
 
-    def __init__(self, why: str, looks: int) -> None:
+    def __init__(self, why: str, times_not_found: int) -> None:
         super().__init__(why)
-        self.looks = looks
+        self.times_not_found = times_not_found
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The transactions and looks that payments share with each other."""
+    """The transactions and polls that payments share with each other."""
 
     open: Batcher[NewPayment, PaymentRow]
     move: Batcher[Move, PaymentRow]
-    look: Batcher[str, PaymentRow | None]
+    poll: Batcher[str, PaymentRow | None]
 
     async def drain(self) -> None:
-        for batcher in (self.open, self.move, self.look):
+        for batcher in (self.open, self.move, self.poll):
             await batcher.drain()
 
 
@@ -113,11 +113,11 @@ class Charges:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 while True:
-                    left = await self._batches.look.submit(payment.order_id)
+                    left = await self._batches.poll.submit(payment.order_id)
                     if left is not None:
                         return left
-                    # On the stroke of the clock, so that all who wait look together, with one query.
-                    await asyncio.sleep(_LOOK_EVERY_S - time.monotonic() % _LOOK_EVERY_S)
+                    # On the stroke of the clock, so that all who wait ask together, with one query.
+                    await asyncio.sleep(_POLL_EVERY_S - time.monotonic() % _POLL_EVERY_S)
         return payment
 
     async def _wait(self, drivers: "set[asyncio.Task[PaymentRow]]", within_s: float) -> None:
@@ -134,7 +134,7 @@ class Charges:
     async def refund(self, wanted: RefundPayment, *, owner: str | None = None) -> Payment:
         """Give money back, once per request_id. The payment is ``refunding`` while nobody knows.
 
-        For an ``owner`` there are no payments but his own.
+        With ``owner``, other users' payments count as missing.
 
         Raises PaymentNotFound, PaymentUnresolved, NothingCaptured, RefundExceedsCharge, IdempotencyMismatch.
         """
@@ -178,11 +178,11 @@ class Charges:
 
         Then a charge that is still on its way is refused when it arrives, whoever sent it.
         """
-        result, looks = None, payment.looks
+        result, times_not_found = None, payment.times_not_found
         if payment.attempts:
-            result = await self._ask("find", self._gateway.find(payment.charge_key), looks)
-            looks += result is None
-        if result is None and looks < self._settings.charge_attempts_max:
+            result = await self._ask("find", self._gateway.find(payment.charge_key), times_not_found)
+            times_not_found += result is None
+        if result is None and times_not_found < self._settings.charge_not_found_max:
             charge = self._gateway.charge(
                 payment.charge_key,
                 amount=payment.amount,
@@ -190,9 +190,9 @@ class Charges:
                 payment_method=payment.payment_method,
                 reference=payment.order_id,
             )
-            result = await self._ask("charge", charge, looks)
+            result = await self._ask("charge", charge, times_not_found)
         elif result is None:
-            result = await self._ask("cancel", self._gateway.cancel(payment.charge_key), looks)
+            result = await self._ask("cancel", self._gateway.cancel(payment.charge_key), times_not_found)
         self._reached("charged")
         match result.status:
             case ChargeStatus.APPROVED:
@@ -204,7 +204,7 @@ class Charges:
 
     async def _settle_cancelled(self, payment: PaymentRow) -> Move:
         """A charge may be under way: it has been made by now, or its key is cancelled and it never will be."""
-        result = await self._ask("cancel", self._gateway.cancel(payment.charge_key), payment.looks)
+        result = await self._ask("cancel", self._gateway.cancel(payment.charge_key), payment.times_not_found)
         match result.status:
             case ChargeStatus.APPROVED:
                 return Move(payment, PaymentStatus.REFUNDING, domain.ORDER_CANCELLED, refund=payment.amount)
@@ -221,21 +221,21 @@ class Charges:
                 amount=refund.amount,
                 currency=payment.currency,
             )
-            await self._ask("refund", made, payment.looks)
+            await self._ask("refund", made, payment.times_not_found)
             self._reached("refunded")
             await self._payments.confirm_refund(payment.order_id, refund.n)
         rest = PaymentStatus.REFUNDED if payment.refundable == 0 else PaymentStatus.CAPTURED
         return Move(payment, rest, payment.reason)
 
-    async def _ask(self, what: str, call: Awaitable[T], looks: int) -> T:
+    async def _ask(self, what: str, call: Awaitable[T], times_not_found: int) -> T:
         try:
             with tracing.span(f"gateway {what}", "CLIENT"):
                 async with asyncio.timeout(self._settings.gateway_timeout_s):
                     return await call
         except TimeoutError:
-            raise StillUnknown("The gateway did not answer in time.", looks) from None
+            raise StillUnknown("The gateway did not answer in time.", times_not_found) from None
         except (GatewayUnavailable, ServiceError) as error:
-            raise StillUnknown(str(error), looks) from error
+            raise StillUnknown(str(error), times_not_found) from error
 
     async def _postpone(self, payment: PaymentRow, unknown: StillUnknown) -> None:
         delay_s = backoff_s(payment.attempts + 1, self._settings.retry_first_s, self._settings.retry_most_s)
@@ -248,7 +248,7 @@ class Charges:
         )
         # If this fails, too, the lease runs out by itself.
         with contextlib.suppress(ServiceError):
-            await self._payments.postpone(payment, delay_s, unknown.looks)
+            await self._payments.postpone(payment, delay_s, unknown.times_not_found)
 
 
 def _trace_of(item: CreatePayment, *, alone: bool) -> str | None:

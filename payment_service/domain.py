@@ -59,7 +59,7 @@ class NewPayment:
             version=1,
             last_seq=1,
             attempts=0,
-            looks=0,
+            times_not_found=0,
             user_id=self.wanted.user_id,
             created_at=now,
             updated_at=now,
@@ -81,7 +81,7 @@ class PaymentRow:
     version: int
     last_seq: int
     attempts: int
-    looks: int
+    times_not_found: int
     user_id: str | None
     created_at: datetime
     updated_at: datetime
@@ -147,7 +147,7 @@ class Move:
             version=self.payment.version + 1,
             last_seq=self.payment.last_seq + 1,
             attempts=0,
-            looks=0,
+            times_not_found=0,
             updated_at=now,
         )
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from uuid_utils import uuid7
 
-from common.backlog import Standing
+from common.backlog import BacklogCount
 from common.context import sampled_trace
 from common.contracts.payments import (
     NothingCaptured,
@@ -27,7 +27,7 @@ from payment_service.domain import Move, NewPayment, PaymentRow, Refund
 
 @dataclass(frozen=True)
 class Begun:
-    """A payment of which something is asked, and whether it was not asked before, or nobody knows whether it was."""
+    """A payment, and whether this request must drive it on; not when an earlier one does already."""
 
     payment: PaymentRow
     is_new: bool
@@ -54,13 +54,13 @@ class Payments:
             partial(write_moves, moves=moves, write=write, lock_free=queries.lock_free_payments)
         )
 
-    async def look(self, order_ids: Sequence[str]) -> list[PaymentRow | None]:
-        """Look at payments from afar. Outcomes: the payment, or None while its first driver is still at work."""
+    async def poll(self, order_ids: Sequence[str]) -> list[PaymentRow | None]:
+        """Outcomes: the payment, or None while its first driver is still at work."""
         left = await self._database.read(partial(queries.get_left, order_ids=order_ids, lease_s=self._lease_s))
         return [left.get(order_id) for order_id in order_ids]
 
     async def begin_refund(self, wanted: RefundPayment, *, owner: str | None = None) -> Begun:
-        """Promise money back, once per request_id. For an ``owner`` there are no payments but his own.
+        """Promise money back, once per request_id. With ``owner``, other users' payments count as missing.
 
         Raises PaymentNotFound, PaymentUnresolved, NothingCaptured, RefundExceedsCharge, IdempotencyMismatch.
         """
@@ -74,9 +74,9 @@ class Payments:
         """Decide that the order is not charged; whoever drives its payment loses it."""
         return await self._database.transaction(partial(_begin_cancel, order_id=order_id, lease_s=self._lease_s))
 
-    async def postpone(self, payment: PaymentRow, delay_s: float, looks: int) -> None:
-        """Leave the payment to recovery, after ``delay_s`` seconds; ``looks`` is remembered with it."""
-        postponed = partial(queries.mark_postponed, payment=payment, delay_s=delay_s, looks=looks)
+    async def postpone(self, payment: PaymentRow, delay_s: float, times_not_found: int) -> None:
+        """Leave the payment to recovery, after ``delay_s`` seconds; ``times_not_found`` is remembered with it."""
+        postponed = partial(queries.mark_postponed, payment=payment, delay_s=delay_s, times_not_found=times_not_found)
         await self._database.transaction(postponed)
 
     async def confirm_refund(self, order_id: str, n: int) -> None:
@@ -84,10 +84,10 @@ class Payments:
         await self._database.transaction(partial(queries.mark_refund_done, order_id=order_id, n=n))
 
     async def get(self, order_id: str, *, owner: str | None = None) -> PaymentRow:
-        """For an ``owner`` there are no payments but his own. Raises PaymentNotFound."""
+        """With ``owner``, other users' payments count as missing. Raises PaymentNotFound."""
         return await self._database.read(partial(_get, order_id=order_id, owner=owner))
 
-    async def count_unfinished(self) -> dict[str, Standing]:
+    async def count_unfinished(self) -> dict[str, BacklogCount]:
         return await self._database.read(queries.count_unfinished)
 
     async def open_refunds(self, order_id: str) -> list[Refund]:

@@ -5,7 +5,7 @@ What is not awaited is sent with the next statement that is.
 
 from collections.abc import Collection, Mapping, Sequence
 
-from common.backlog import Standing
+from common.backlog import BacklogCount
 from common.contracts.payments import PaymentStatus
 from common.transaction import Answer, Row, Transaction, microseconds, utc
 from payment_service.domain import NewPayment, PaymentRow, Refund
@@ -61,9 +61,9 @@ async def get_payments(tx: Transaction, order_ids: Collection[str]) -> dict[str,
 
 
 async def get_left(tx: Transaction, order_ids: Collection[str], lease_s: float) -> dict[str, PaymentRow]:
-    """Those of the payments that their first driver has left: moved on, put off, or lost with its lease.
+    """The payments whose first driver is done: moved on, postponed, or its lease has expired.
 
-    Only while it is at work the lease is the one with which the payment was written.
+    While it works, the lease is still the one with which the payment was inserted.
     """
     rows = await tx.fetch_all(
         f"SELECT {_COLUMNS} FROM payments WHERE order_id IN %s AND NOT (status = %s AND attempts = 0 "
@@ -183,12 +183,12 @@ def mark_claimed(tx: Transaction, order_ids: Collection[str], lease_s: float) ->
     )
 
 
-async def mark_postponed(tx: Transaction, payment: PaymentRow, delay_s: float, looks: int) -> int:
+async def mark_postponed(tx: Transaction, payment: PaymentRow, delay_s: float, times_not_found: int) -> int:
     """Leave the payment to recovery, after a while."""
     return await tx.execute(
         "UPDATE payments SET looks = LEAST(%s, 1000), lease_until = NOW(6) + INTERVAL %s MICROSECOND "
         "WHERE order_id = %s AND version = %s",
-        (looks, microseconds(delay_s), payment.order_id, payment.version),
+        (times_not_found, microseconds(delay_s), payment.order_id, payment.version),
     )
 
 
@@ -202,10 +202,10 @@ async def get_traces(tx: Transaction, order_ids: Collection[str]) -> dict[str, s
     return dict(rows)
 
 
-async def count_unfinished(tx: Transaction) -> dict[str, Standing]:
-    """As of the order service's: the payments with something outstanding, by status."""
+async def count_unfinished(tx: Transaction) -> dict[str, BacklogCount]:
+    """How many payments are outstanding, by status, and how long the oldest of each has stood still."""
     rows = await tx.fetch_all(
         "SELECT status, COUNT(*), TIMESTAMPDIFF(MICROSECOND, MIN(updated_at), NOW(6)) FROM payments "
         "WHERE lease_until IS NOT NULL GROUP BY status"
     )
-    return {status: Standing(count, age / 1_000_000) for status, count, age in rows}
+    return {status: BacklogCount(count, age / 1_000_000) for status, count, age in rows}

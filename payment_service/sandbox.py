@@ -18,7 +18,7 @@ from payment_service.settings import Settings
 
 APPROVED = {"tok_ok", "tok_timeout", "tok_slow"}
 DECLINED = {"tok_declined": "card_declined"}
-# What a cancelled key never costs anybody.
+# ISO 4217 for 'no currency': with a cancelled key no money moves.
 _NO_CURRENCY = "XXX"
 
 # A row of the table: its key, the kind, the key of the charge, the amount, the currency, whether money moved, why it

@@ -49,8 +49,11 @@ class Settings(ServiceSettings):
         0.5, gt=0, description="seconds until an unknown outcome is asked for; doubles with each attempt"
     )
     retry_most_s: float = Field(30.0, gt=0, description="seconds between two attempts at the most")
-    charge_attempts_max: int = Field(
-        3, ge=1, le=1000, description="answers of the gateway that it does not know a charge until its key is cancelled"
+    charge_not_found_max: int = Field(
+        3,
+        ge=1,
+        le=1000,
+        description="answers 'no such charge' from the gateway after which the charge's key is cancelled",
     )
     crash_point: str | None = Field(None, description="for tests: the named point at which the process kills itself")
 

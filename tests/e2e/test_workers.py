@@ -133,7 +133,7 @@ class TestManyProcesses:
         assert time.monotonic() - started < SLOW_GATEWAY_S + 2
         assert len({body["payment_id"] for _, body in answers}) == 1
         assert books.gateway(order_id) == [("charge", 700)]
-        assert metric(crowd.payment, "vv_batch_items_sum", batcher="look") > 0
+        assert metric(crowd.payment, "vv_batch_items_sum", batcher="poll") > 0
 
     @pytest.mark.alone
     @pytest.mark.parametrize("payment_method", ["tok_timeout", "tok_error"])

@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from common.background import crash_points
 from common.batching import Batcher
 from common.contracts.payments import CreatePayment, PaymentStatus, RefundPayment
+from common.crash_points import crash_points
 from common.database import Database
 from common.telemetry import Metrics
 from payment_service.charges import Batches, Charges
@@ -82,7 +82,7 @@ class Till:
         batches = Batches(
             open=Batcher("open", self.payments.open, settings, metrics),
             move=Batcher("move", self.payments.move, settings, metrics),
-            look=Batcher("look", self.payments.look, settings, metrics),
+            poll=Batcher("poll", self.payments.poll, settings, metrics),
         )
         self.charges = Charges(self.payments, batches, gateway, settings, crash_points(None))
         self.recovery = make_recovery(
@@ -123,8 +123,8 @@ async def test_only_answers_of_the_gateway_count_against_a_charge(
         payment = await till.payments.get(till.order_id)
 
     assert (ended, payment.reason) == (PaymentStatus.DECLINED, "gateway_failed")
-    assert gateway.journal.count("charge") == till.settings.charge_attempts_max
-    assert gateway.journal.count("find") == till.settings.charge_attempts_max
+    assert gateway.journal.count("charge") == till.settings.charge_not_found_max
+    assert gateway.journal.count("find") == till.settings.charge_not_found_max
     assert gateway.journal.count("silence") == len(silences)
     assert gateway.journal[-1] == "cancel"
 

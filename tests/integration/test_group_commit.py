@@ -39,7 +39,7 @@ from common.versioned import LostRace
 from inventory_service.stock import Stock
 from order_service import domain as order_domain
 from order_service.domain import NewOrder, OrderRow
-from order_service.letting_go import LettingGo
+from order_service.handoff import Handoff
 from order_service.metrics import OrderMetrics
 from order_service.orders import Orders
 from order_service.purchase import Purchases
@@ -513,7 +513,7 @@ async def test_orders_that_were_moved_since_a_lost_commit_are_left_alone(
     await shop.orders.move([order_domain.Move(accepted[0], (OrderStatus.FAILED,), "why")])
     settings = OrderSettings(database_url=URL)
     nobody: Any = None
-    let_go = LettingGo(shop.orders, settings)
+    let_go = Handoff(shop.orders, settings)
     metrics = Metrics("order")
     order_metrics = OrderMetrics(metrics.registry)
     purchases = Purchases(shop.orders, nobody, nobody, let_go, settings, metrics, order_metrics, lambda _: None)
@@ -642,9 +642,9 @@ async def test_of_one_key_the_later_is_shown_the_lines_of_the_first(shop: Shop) 
 async def test_how_often_a_charge_was_not_known_is_counted_to_a_thousand(shop: Shop) -> None:
     """A gateway may be down for weeks; the column is a SMALLINT."""
     [payment] = await shop.new_payments(1)
-    for looks, counted in [(999, 999), (1_001, 1_000), (40_000, 1_000)]:
-        await shop.payments.postpone(payment, 60, looks)
-        assert (await shop.payments.get(payment.order_id)).looks == counted
+    for times, counted in [(999, 999), (1_001, 1_000), (40_000, 1_000)]:
+        await shop.payments.postpone(payment, 60, times)
+        assert (await shop.payments.get(payment.order_id)).times_not_found == counted
 
 
 @pytest.mark.parametrize("card", ["tok_declined", "tok_bogus", "tok_ok"])

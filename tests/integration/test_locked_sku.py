@@ -26,9 +26,9 @@ from common.database import Database
 from common.database_url import parse_database_url
 from common.telemetry import Metrics
 from inventory_service.app import make_app
-from inventory_service.line import Line, waiting_slots
 from inventory_service.metrics import StockMetrics
 from inventory_service.settings import Settings
+from inventory_service.sku_queue import SkuQueue, waiting_slots
 from inventory_service.stock import Stock
 from vv.databases import Databases
 
@@ -47,8 +47,8 @@ class Shop:
         self.database = Database.from_settings(settings, metrics, tls=None)
         self.stock = Stock(self.database)
         shared = waiting_slots(settings), settings, metrics, StockMetrics(metrics.registry)
-        self.decreases: Line[DecreaseStock] = Line("decreases", self.stock.decrease, *shared)
-        self.rollbacks: Line[str] = Line("rollbacks", self.stock.rollback, *shared)
+        self.decreases: SkuQueue[DecreaseStock] = SkuQueue("decreases", self.stock.decrease, *shared)
+        self.rollbacks: SkuQueue[str] = SkuQueue("rollbacks", self.stock.rollback, *shared)
         self.address = parse_database_url(settings.database_url.get_secret_value())
 
     async def new_skus(self, n: int, quantity: int = 100) -> list[str]:
@@ -175,7 +175,7 @@ async def test_a_rollback_of_a_locked_sku_keeps_no_other_back(shop: Shop) -> Non
 
 async def test_whoever_waits_for_a_lock_hears_before_his_deadline(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stranger who never lets go keeps nobody for ever, and leaves no line behind."""
-    monkeypatch.setattr("inventory_service.line._WAIT_MAX_S", 0.5)
+    monkeypatch.setattr("inventory_service.sku_queue._WAIT_MAX_S", 0.5)
     [sku] = await shop.new_skus(1)
     with shop.held(sku):
         started = time.perf_counter()
@@ -255,7 +255,7 @@ async def test_without_batches_a_request_with_many_items_ends_in_time(
     migrated: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each item may wait, for more than one lock wait, and not for ever."""
-    monkeypatch.setattr("inventory_service.line._WAIT_MAX_S", 1.5)
+    monkeypatch.setattr("inventory_service.sku_queue._WAIT_MAX_S", 1.5)
     async with shop_at(migrated.service_urls["inventory"], max_batch=1) as shop:
         skus = await shop.new_skus(2)
         with shop.held(skus[0]):

@@ -13,17 +13,17 @@ import pytest
 from pydantic import SecretStr
 from uuid_utils import uuid7
 
-from common.background import crash_points
 from common.batching import Batcher
 from common.clients import AsyncInventoryClient, AsyncPaymentClient
 from common.contracts.orders import CreateOrder, OrderNotFound, OrderStatus
 from common.contracts.payments import CreatePayment, PaymentNotFound, PaymentStatus, RefundPayment
+from common.crash_points import crash_points
 from common.database_url import parse_database_url
 from common.errors import NotFound
 from common.telemetry import Metrics
 from order_service.checkout import Checkout
 from order_service.domain import NewOrder
-from order_service.letting_go import LettingGo
+from order_service.handoff import Handoff
 from order_service.metrics import OrderMetrics
 from order_service.orders import Orders
 from order_service.purchase import Purchases
@@ -71,7 +71,7 @@ async def shop(
         order_settings = OrderSettings(database_url=SecretStr(urls["order"]), port=1)
         order_metrics = OrderMetrics(metrics.registry)
         orders, reached = Orders(order, 60, order_metrics), crash_points(None)
-        let_go = LettingGo(orders, order_settings)
+        let_go = Handoff(orders, order_settings)
         purchases = Purchases(orders, inventory, payments, let_go, order_settings, metrics, order_metrics, reached)
         moves = Batcher("move", orders.move, order_settings, metrics)
         checkout = Checkout(
@@ -83,7 +83,7 @@ async def shop(
         batches = Batches(
             open=Batcher("open", book.open, payment_settings, metrics),
             move=Batcher("move", book.move, payment_settings, metrics),
-            look=Batcher("look", book.look, payment_settings, metrics),
+            poll=Batcher("poll", book.poll, payment_settings, metrics),
         )
         gateway = SandboxGateway(payment, payment_settings, metrics)
         yield Shop(orders, checkout, book, Charges(book, batches, gateway, payment_settings, reached))

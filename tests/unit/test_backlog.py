@@ -8,10 +8,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from common import backlog
-from common.backlog import Backlog, Standing
+from common.backlog import Backlog, BacklogCount
 from common.errors import DatabaseUnavailable
 
-Look = Mapping[str, Standing] | Exception
+Look = Mapping[str, BacklogCount] | Exception
 
 
 async def watch(registry: CollectorRegistry, looks: list[Look], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,7 +19,7 @@ async def watch(registry: CollectorRegistry, looks: list[Look], monkeypatch: pyt
     monkeypatch.setattr(backlog, "_COUNTED_EVERY_S", 0)
     done = asyncio.Event()
 
-    async def count() -> Mapping[str, Standing]:
+    async def count() -> Mapping[str, BacklogCount]:
         if not looks:
             done.set()
             await asyncio.Event().wait()
@@ -48,14 +48,14 @@ def shown(registry: CollectorRegistry) -> tuple[float | None, float | None, floa
 async def test_the_oldest_of_all_states_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Items are counted by state, the age is one number."""
     registry = CollectorRegistry()
-    await watch(registry, [{"created": Standing(3, 1.5), "failing": Standing(1, 70.0)}], monkeypatch)
+    await watch(registry, [{"created": BacklogCount(3, 1.5), "failing": BacklogCount(1, 70.0)}], monkeypatch)
     assert shown(registry) == (3, 1, 70)
 
 
 async def test_what_is_done_is_no_longer_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """A state in which nothing is goes back to 0, as does the age."""
     registry = CollectorRegistry()
-    await watch(registry, [{"failing": Standing(1, 70.0)}, {}], monkeypatch)
+    await watch(registry, [{"failing": BacklogCount(1, 70.0)}, {}], monkeypatch)
     assert shown(registry) == (0, 0, 0)
 
 
@@ -63,8 +63,8 @@ async def test_what_is_done_is_no_longer_shown(monkeypatch: pytest.MonkeyPatch) 
 async def test_a_look_that_fails_changes_nothing(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next one counts again."""
     registry = CollectorRegistry()
-    await watch(registry, [{"created": Standing(2, 9.0)}, error], monkeypatch)
+    await watch(registry, [{"created": BacklogCount(2, 9.0)}, error], monkeypatch)
     assert shown(registry) == (2, 0, 9)
     registry = CollectorRegistry()
-    await watch(registry, [error, {"created": Standing(2, 9.0)}], monkeypatch)
+    await watch(registry, [error, {"created": BacklogCount(2, 9.0)}], monkeypatch)
     assert shown(registry) == (2, 0, 9)

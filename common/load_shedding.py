@@ -1,8 +1,8 @@
-"""The door of a service: once it is full, requests are refused before anything is done for them.
+"""Load shedding: once a service has enough to do, further requests are refused before anything is done for them.
 
 On the usual way, with its request object, task, log line and middlewares, a refusal costs a fair part of an order, and
-under three times the load that a service can bear there are twice as many refusals as orders. At the door it is a look
-at the bytes.
+under three times the load that a service can bear there are twice as many refusals as orders. Here it is a look at the
+bytes.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ _RETRY_AFTER_S = 1
 _LOG_EVERY_S = 1.0
 
 
-class Door:
-    """Lets ``at_most`` requests in at once; those are counted in ``in_flight`` that are :meth:`inside`.
+class LoadShedder:
+    """Lets ``at_most`` requests in at once; those are counted in ``in_flight`` that were :meth:`admitted`.
 
     :param open_to_all: paths to which everybody is let in at any time
     :param known: paths that are told apart in the metrics, as routes have them (``/orders/{order_id}``)
@@ -50,7 +50,7 @@ class Door:
         return self.in_flight >= self._at_most
 
     @contextmanager
-    def inside(self) -> Iterator[None]:
+    def admitted(self) -> Iterator[None]:
         """For the time in which a request is worked at. Raises Overloaded.
 
         It has come as a whole by then: whoever sends slowly takes nobody's place.

@@ -1,4 +1,4 @@
-"""Those who want a SKU that somebody else holds wait beside the others, not in front of them."""
+"""Requests for a SKU that somebody else holds queue for it, so that they hold up no others."""
 
 import asyncio
 import time
@@ -23,10 +23,10 @@ Items = TypeVar("Items", contravariant=True)
 _PATIENCE_S = 0.1
 # How long, in seconds, a request with one item does, if its caller has as much time.
 _WAIT_MAX_S = 5.0
-# How often, in seconds, a line looks whether its SKU is free while it may not wait for it in the database.
+# How often, in seconds, a queue looks whether its SKU is free while it may not wait for it in the database.
 _LOOK_AGAIN_S = 0.05
 # The connections that wait for locks, as a share of the pool: the others are for those who need not wait.
-_WAITING_SHARE = 4
+_WAITING_SHARE = 0.25
 
 
 class Change(Protocol[Items]):
@@ -38,12 +38,12 @@ class Change(Protocol[Items]):
 
 
 def waiting_slots(settings: Settings) -> asyncio.Semaphore:
-    """How many connections of a pool may wait for locks. All lines in front of the pool share them."""
-    return asyncio.Semaphore(max(1, settings.pool_size_max // _WAITING_SHARE))
+    """How many connections of a pool may wait for locks. All queues in front of the pool share them."""
+    return asyncio.Semaphore(max(1, int(settings.pool_size_max * _WAITING_SHARE)))
 
 
 @dataclass
-class _Held(Generic[Item]):
+class _LockedSku(Generic[Item]):
     """A SKU that somebody holds: those who wait for it, and when the last of them were served (or the first came)."""
 
     batcher: Batcher[Item, StockChange]
@@ -51,8 +51,8 @@ class _Held(Generic[Item]):
     waiting: "set[asyncio.Task[StockChange]]" = field(default_factory=set)
 
 
-class Line(Generic[Item]):
-    """Group commit in front of ``change``. What a lock keeps back waits in a line of its own SKU, in arrival order."""
+class SkuQueue(Generic[Item]):
+    """Group commit in front of ``change``. What a lock keeps back queues for its SKU, in arrival order."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Line(Generic[Item]):
         self._metrics = metrics
         self._lock_wait = stock_metrics.lock_wait
         self._free: Batcher[Item, StockChange] = Batcher(name, self._change_free, settings, metrics)
-        self._held: dict[str, _Held[Item]] = {}
+        self._held: dict[str, _LockedSku[Item]] = {}
 
     async def submit(self, item: Item) -> StockChange:
         """The outcome of the item. Raises its own error, and StockLocked when the caller's deadline is near."""
@@ -94,7 +94,7 @@ class Line(Generic[Item]):
     async def _submit_impatiently(self, item: Item) -> StockChange:
         return await self._submit(item, lambda held: held.served + _PATIENCE_S, "put_off")
 
-    async def _submit(self, item: Item, until: Callable[[_Held[Item]], float], in_vain: str) -> StockChange:
+    async def _submit(self, item: Item, until: Callable[[_LockedSku[Item]], float], in_vain: str) -> StockChange:
         """``in_vain`` is what the metrics call it if nothing comes of waiting."""
         try:
             return await self._free.submit(item)
@@ -102,19 +102,17 @@ class Line(Generic[Item]):
             locked = error
         came, outcome = time.perf_counter(), "served"
         try:
-            return await self._stand_in_line(item, locked, until)
+            return await self._queue(item, locked, until)
         except (StockLocked, asyncio.CancelledError):
             outcome = in_vain
             raise
         finally:
             self._lock_wait.labels(outcome).observe(time.perf_counter() - came)
 
-    async def _stand_in_line(
-        self, item: Item, locked: StockLocked, until: Callable[[_Held[Item]], float]
-    ) -> StockChange:
+    async def _queue(self, item: Item, locked: StockLocked, until: Callable[[_LockedSku[Item]], float]) -> StockChange:
         while True:
             sku = locked.extra["sku"]
-            held = self._held.get(sku) or self._line_of(sku)
+            held = self._held.get(sku) or self._queue_of(sku)
             outcome = await self._wait(sku, held, item, until)
             if outcome is None:
                 raise locked
@@ -125,7 +123,7 @@ class Line(Generic[Item]):
                 locked = error
 
     async def _wait(
-        self, sku: str, held: _Held[Item], item: Item, until: Callable[[_Held[Item]], float]
+        self, sku: str, held: _LockedSku[Item], item: Item, until: Callable[[_LockedSku[Item]], float]
     ) -> "asyncio.Task[StockChange] | None":
         """The outcome, unless time is over before; an item that has been waiting is not taken back then."""
         if time.monotonic() >= until(held):
@@ -138,11 +136,11 @@ class Line(Generic[Item]):
             await asyncio.wait([task], timeout=seconds)
         return task if task.done() else None
 
-    def _line_of(self, sku: str) -> _Held[Item]:
+    def _queue_of(self, sku: str) -> _LockedSku[Item]:
         run = partial(self._change_held, sku, asyncio.Lock())
-        return _Held(Batcher(f"{self._name}_held", run, self._settings, self._metrics, in_flight_max=1))
+        return _LockedSku(Batcher(f"{self._name}_held", run, self._settings, self._metrics, in_flight_max=1))
 
-    def _left(self, sku: str, held: _Held[Item], task: "asyncio.Task[StockChange]") -> None:
+    def _left(self, sku: str, held: _LockedSku[Item], task: "asyncio.Task[StockChange]") -> None:
         held.waiting.discard(task)
         # Retrieved, or asyncio complains when nobody waits any longer.
         task.cancelled() or task.exception()

@@ -1,4 +1,4 @@
-"""Orders that nobody can drive on just now: what becomes of them until somebody can."""
+"""Orders that nobody can drive on just now are handed off: to whoever moved them meanwhile, or to recovery."""
 
 import contextlib
 
@@ -21,14 +21,14 @@ class StillUnknown(Exception):
         self.error = error
 
 
-class LettingGo:
+class Handoff:
     def __init__(self, orders: Orders, settings: Settings) -> None:
         self._orders = orders
         self._first_s = settings.retry_first_s
         self._most_s = settings.retry_most_s
 
-    async def of(self, order: OrderRow, why: Exception) -> OrderRow:
-        """Leave an order to somebody else: who moved it meanwhile, or recovery. The order as far as it is known."""
+    async def leave(self, order: OrderRow, why: Exception) -> OrderRow:
+        """Stop driving an order. Returns it as far as it is known."""
         if isinstance(why, LostRace):
             with contextlib.suppress(ServiceError):
                 return await self._orders.get(order.order_id)

@@ -1,4 +1,4 @@
-"""The door of a service that is full: refused before anything is done, and never mistaken for anything else."""
+"""A service that is full: requests are refused before anything is done, and never mistaken for anything else."""
 
 import asyncio
 import contextlib
@@ -10,12 +10,12 @@ import pytest
 import structlog
 from aiohttp import web
 
-from common import door as door_module
-from common.door import Door
+from common import load_shedding
+from common.load_shedding import LoadShedder
 from common.middleware import UNLOGGED
 from common.protocol import Runner
 from common.telemetry import Metrics
-from common.web import DOOR, DRAINING
+from common.web import DRAINING, LOAD_SHEDDER
 from tests.e2e.conftest import Books, Servers, wait_until
 from tests.e2e.raw import Server
 from tests.processes import ServiceProcess
@@ -27,14 +27,14 @@ GET = b"GET /inventory/sku?sku=none HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.fixture
-def full() -> Door:
+def full() -> LoadShedder:
     known = {"/inventory/decrease", "/orders", "/orders/{order_id}"}
-    door = Door(1, Metrics("test"), open_to_all=UNLOGGED, known=known)
-    door.in_flight = 1
-    return door
+    shedder = LoadShedder(1, Metrics("test"), open_to_all=UNLOGGED, known=known)
+    shedder.in_flight = 1
+    return shedder
 
 
-async def test_a_whole_request_is_refused(full: Door) -> None:
+async def test_a_whole_request_is_refused(full: LoadShedder) -> None:
     """With the status, code, request id and Retry-After that every refusal has."""
     reply = full.refuse(POST + b"X-Request-ID: mine\r\n\r\n" + BODY)
     assert reply is not None
@@ -74,14 +74,14 @@ async def test_a_whole_request_is_refused(full: Door) -> None:
         b"\x16\x03\x01 nonsense",
     ],
 )
-async def test_what_is_not_a_plain_request_goes_the_usual_way(data: bytes, full: Door) -> None:
+async def test_what_is_not_a_plain_request_goes_the_usual_way(data: bytes, full: LoadShedder) -> None:
     """Pieces, pipelines, what ends otherwise than by its length, what the parser refuses, and health checks."""
     assert full.refuse(data) is None
 
 
 @pytest.mark.parametrize("connection", [b"keep-alive", b" Keep-Alive "])
-async def test_a_connection_that_is_kept_is_plain(connection: bytes, full: Door) -> None:
-    """So clients of HTTP/1.0 habits, which say that they keep it, are refused at the door as well."""
+async def test_a_connection_that_is_kept_is_plain(connection: bytes, full: LoadShedder) -> None:
+    """So clients of HTTP/1.0 habits, which say that they keep it, are refused at once as well."""
     assert full.refuse(POST + b"Connection:" + connection + b"\r\n\r\n" + BODY) is not None
 
 
@@ -94,15 +94,15 @@ async def test_a_connection_that_is_kept_is_plain(connection: bytes, full: Door)
         (b"/orders/0192/other", "unmatched"),
     ],
 )
-async def test_a_refusal_counts_for_its_route(path: bytes, route: str, full: Door) -> None:
+async def test_a_refusal_counts_for_its_route(path: bytes, route: str, full: LoadShedder) -> None:
     """As it would have counted inside, also if a part of the path is an id."""
     assert full.refuse(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n") is not None
     assert full._metrics.requests.labels("GET", route, "503")._value.get() == 1
 
 
-async def test_every_refusal_is_logged(full: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_refusal_is_logged(full: LoadShedder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those of the last second of a burst, after which nothing comes."""
-    monkeypatch.setattr(door_module, "_LOG_EVERY_S", 0.02)
+    monkeypatch.setattr(load_shedding, "_LOG_EVERY_S", 0.02)
     with structlog.testing.capture_logs() as logs:
         for burst in (3, 2):
             for _ in range(burst):
@@ -175,10 +175,10 @@ def test_the_rest_of_a_request_is_not_taken_for_another(narrow: Server, servers:
         assert int(first.recv(65_536)[9:12]) == 200
 
 
-async def test_who_does_not_read_is_not_answered_without_end(full: Door) -> None:
+async def test_who_does_not_read_is_not_answered_without_end(full: LoadShedder) -> None:
     """Requests arrive one by one on one connection whose answers nobody takes: the service soon stops reading them."""
     app = web.Application()
-    app[DOOR], app[DRAINING] = full, asyncio.Event()
+    app[LOAD_SHEDDER], app[DRAINING] = full, asyncio.Event()
     runner = Runner(app)
     await runner.setup()
     loop = asyncio.get_running_loop()

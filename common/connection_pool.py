@@ -1,6 +1,6 @@
-"""The connections to one database: made when they are needed, and kept for whoever needs one next.
+"""The pool of connections to one database: made when they are needed, and kept for whoever needs one next.
 
-In place of aiomysql's pool, which holds a lock while it connects, starts a task for each connection that is given back,
+In place of aiomysql's pool, which holds a lock while it connects, starts a task for each connection that is released,
 and wakes nobody when that one is closed.
 """
 
@@ -36,7 +36,7 @@ class Connection(aiomysql.Connection):  # type: ignore[misc]
         )
 
 
-class Connections:
+class ConnectionPool:
     """:param address: the arguments of ``aiomysql.connect``
     :param session: a statement with which each new connection begins
     """
@@ -44,11 +44,11 @@ class Connections:
     def __init__(self, address: Mapping[str, Any], session: str) -> None:
         self._address = address
         self._session = session
-        # The one that was given back last at the end, each with the time.
+        # The one that was released last at the end, each with the time.
         self._free: list[tuple[float, Connection]] = []
         self._is_closed = False
 
-    async def take(self) -> Connection:
+    async def acquire(self) -> Connection:
         """One that nobody else has. Raises MySQLError and OSError."""
         while self._free:
             since, connection = self._free.pop()
@@ -57,7 +57,7 @@ class Connections:
             connection.close()
         return await self._open()
 
-    def give_back(self, connection: Connection) -> None:
+    def release(self, connection: Connection) -> None:
         """Keep it for the next, unless it is closed or in the middle of something."""
         if not self._is_closed and connection.is_usable:
             self._free.append((time.monotonic(), connection))
@@ -65,7 +65,7 @@ class Connections:
             connection.close()
 
     def close(self) -> None:
-        """Close those that nobody has, and the others when they are given back."""
+        """Close those that nobody has, and the others when they are released."""
         self._is_closed = True
         while self._free:
             self._free.pop()[1].close()
