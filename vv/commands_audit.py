@@ -20,11 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from common.clients import AsyncPaymentClient
 from common.errors import DatabaseUnavailable
 from vv import certs, databases, stack_file
-from vv.audit import Report, audit
-from vv.audit_facts import EVER, OVERDUE_S, Books, open_books
-from vv.audit_output import Repair, report_document, report_lines, violation_lines
-from vv.audit_proposals import propose
-from vv.audit_repair import repair
+from vv.audit import Books, Report, audit, open_books
+from vv.audit.books import EVER, OVERDUE_S
+from vv.audit.fixes import propose
+from vv.audit.output import Repair, report_document, report_lines, violation_lines
+from vv.audit.repair import repair
 from vv.commands_stack import data_dir_option
 from vv.errors import Unavailable
 from vv.output import json_option, say_aside, show

@@ -36,10 +36,10 @@ from tests.forger import Forger, connect
 from tests.gateway_process import GatewayProcess
 from tests.processes import FAST_RECOVERY, ServiceProcess, Services
 from vv.__main__ import main
-from vv.audit import NAMES, QUIESCED_NAMES, Report, audit
-from vv.audit_facts import open_books
-from vv.audit_proposals import PROPOSALS, propose
-from vv.audit_repair import repair
+from vv.audit import Report, audit, open_books
+from vv.audit.fixes import PROPOSALS, propose
+from vv.audit.repair import repair
+from vv.audit.run import NAMES, QUIESCED_NAMES
 from vv.databases import Databases
 
 # For what is carried out in the databases alone.
@@ -68,7 +68,7 @@ def forger(forged_urls: Mapping[str, str]) -> Iterator[Forger]:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing moves in forged books, so that there is nothing to wait for."""
-    monkeypatch.setattr("vv.audit._LOOK_AGAIN_AFTER_S", 0)
+    monkeypatch.setattr("vv.audit.run._LOOK_AGAIN_AFTER_S", 0)
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ class TestFinding:
         self, forger: Forger, forged: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The first of them have rows, all of them a number."""
-        monkeypatch.setattr("vv.audit.KEPT_MAX", 3)
+        monkeypatch.setattr("vv.audit.run.KEPT_MAX", 3)
         for _ in range(5):
             double_charge(forger)
         report = json.loads(audit_in_process(forged).stdout)
@@ -182,9 +182,9 @@ class TestFinding:
         self, forger: Forger, forged: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """With pages of two rows everything is seen, and once only."""
-        for module in ("audit_reading", "audit_gateway", "audit_facts", "audit_stock"):
-            monkeypatch.setattr(f"vv.{module}.PAGE", 2)
-        monkeypatch.setattr("vv.audit_stock._LEDGER_PAGE", 2)
+        for module in ("pages", "gateway_books", "books", "stock_books"):
+            monkeypatch.setattr(f"vv.audit.{module}.PAGE", 2)
+        monkeypatch.setattr("vv.audit.stock_books._LEDGER_PAGE", 2)
         for _ in range(4):
             forger.completed()
             forger.failed()
@@ -227,7 +227,7 @@ class TestGateway:
         at_once: None,
     ) -> None:
         """What it charged, refunded and declined is as we say; what we do not know of is found, page by page."""
-        monkeypatch.setattr("vv.audit_gateway.PAGE", 2)
+        monkeypatch.setattr("vv.audit.gateway_books.PAGE", 2)
         order_ids = [str(uuid4()) for _ in range(6)]
         for order_id, method in zip(order_ids, ["tok_ok"] * 4 + ["tok_timeout", "tok_error"], strict=True):
             await payments.create(order_id=order_id, amount=700, payment_method=method)

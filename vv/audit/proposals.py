@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from vv.audit_rows import Lifecycle
+from vv.audit.facts import Lifecycle
 
 RETURN_STOCK = "POST /inventory/rollback"
 RETURN_MONEY = "POST /payments/cancel"

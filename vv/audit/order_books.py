@@ -8,9 +8,9 @@ from typing import Any
 from common.contracts.inventory import LedgerKind
 from common.database import Database
 from common.transaction import Row, Transaction
-from vv.audit_gateway import GatewayLedger, sandbox_entries
-from vv.audit_reading import Page, fetch, pages_of, snapshot
-from vv.audit_rows import OrderFacts, PaymentFacts
+from vv.audit.facts import OrderFacts, PaymentFacts
+from vv.audit.gateway_books import GatewayLedger, sandbox_entries
+from vv.audit.pages import Page, fetch, pages_of, snapshot
 
 # Keys are forced: after a bulk load, until statistics are made, tables seem to be empty and are read whole each time.
 # The columns of Lifecycle; the lease in microseconds from now, by the clock of the database, which decides.

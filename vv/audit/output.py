@@ -3,10 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vv import audit_invariants as invariants
-from vv import audit_words as words
-from vv.audit import Report, Violation
-from vv.audit_proposals import propose
+from vv.audit import formatting, invariants
+from vv.audit.fixes import propose
+from vv.audit.run import Report, Violation
 
 _SHOWN_MAX = 20
 # What cannot hold for charges that were made at a gateway whose ledger was not looked into.
@@ -94,7 +93,7 @@ def violation_lines(violation: Violation) -> list[str]:
     proposal = propose(violation)
     return [
         f"            {violation.subject}: {violation.problem}",
-        f"              {words.row(violation.facts)}",
+        f"              {formatting.row(violation.facts)}",
         f"              Proposed: {proposal.sentence}",
         *(f"                {line}" for line in (proposal.change.lines if proposal.change else ())),
     ]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from vv.audit_rows import GatewayEntry
+from vv.audit.facts import GatewayEntry
 
 
 def stock(quantities: Mapping[str, int]) -> str:

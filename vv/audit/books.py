@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 from common.database import Database
 from common.telemetry import Metrics
-from vv.audit_gateway import GatewayBooks, GatewayLedger
-from vv.audit_orders import OrderBooks, PaymentBooks
-from vv.audit_reading import PAGE, Page, fetch
-from vv.audit_rows import StrayFacts
-from vv.audit_stock import StockBooks
+from vv.audit.facts import StrayFacts
+from vv.audit.gateway_books import GatewayBooks, GatewayLedger
+from vv.audit.order_books import OrderBooks, PaymentBooks
+from vv.audit.pages import PAGE, Page, fetch
+from vv.audit.stock_books import StockBooks
 
 # Before anything was written.
 EVER = datetime(1970, 1, 1, tzinfo=UTC)

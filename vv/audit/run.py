@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vv import audit_invariants as invariants
-from vv.audit_facts import Books
-from vv.audit_invariants import Invariant
-from vv.audit_reading import Page
+from vv.audit import invariants
+from vv.audit.books import Books
+from vv.audit.invariants import Invariant
+from vv.audit.pages import Page
 
 _LOOK_AGAIN_AFTER_S = 1.0
 _LOOKS_AGAIN = 2

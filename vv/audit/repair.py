@@ -7,10 +7,10 @@ from common.database import Database
 from common.errors import DatabaseUnavailable, ServiceError
 from common.transaction import Transaction
 from inventory_service.stock import Stock
-from vv.audit import SECTIONS, Section, Violation, again
-from vv.audit_changes import RETURN_STOCK, Call, Proposal, Sql
-from vv.audit_facts import Books
-from vv.audit_proposals import propose
+from vv.audit.books import Books
+from vv.audit.fixes import propose
+from vv.audit.proposals import RETURN_STOCK, Call, Proposal, Sql
+from vv.audit.run import SECTIONS, Section, Violation, again
 
 MENDED = "Done."
 _HOLDS_NOW = "It holds by now; nothing was changed."

@@ -9,8 +9,8 @@ from typing import Any
 from common.contracts.inventory import LedgerKind
 from common.database import Database
 from common.transaction import Row
-from vv.audit_reading import PAGE, Page, chunks, fetch, pages_of
-from vv.audit_rows import RequestFacts, StockFacts
+from vv.audit.facts import RequestFacts, StockFacts
+from vv.audit.pages import PAGE, Page, chunks, fetch, pages_of
 
 # The request ids of rows without a delta that say: what is above was looked at and put right.
 CORRECTION = "vv-audit:"

@@ -10,8 +10,8 @@ import aiohttp
 
 from common.database import Database
 from common.transaction import Row, Transaction
-from vv.audit_reading import CHOSEN_MAX, PAGE, Page, chunks, fetch
-from vv.audit_rows import GatewayEntry, GatewayFacts
+from vv.audit.facts import GatewayEntry, GatewayFacts
+from vv.audit.pages import CHOSEN_MAX, PAGE, Page, chunks, fetch
 from vv.errors import Unavailable
 
 _CALL_WITHIN_S = 30.0
