@@ -1,7 +1,7 @@
-"""The repairs: what makes a violation good, from the facts that show it, where that is safe.
+"""How to fix a violation of each invariant: a change where one is safe, else advice on what to look at.
 
-The truth about stock is the ledger, which is append-only; the truth about money is the gateway. What an operator has to
-decide gets no change, only a word on what to look at.
+The source of truth is the append-only ledger for stock, and the gateway for money. Where an operator has to decide, the
+proposal has no change.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,12 +19,12 @@ from vv.audit.proposals import RETURN_MONEY, RETURN_STOCK, Call, Proposal, Sql, 
 from vv.audit.run import Violation
 from vv.audit.stock_books import CORRECTION
 
-# The reason of an order whose key somebody else used: what is under that key is not the order's.
+# The reason of an order whose derived key another caller had used: what is under that key is not the order's.
 _SOMEBODY_ELSES = "idempotency_mismatch"
 
 
 def propose(violation: Violation) -> Proposal:
-    """What to do about it."""
+    """What to do about a violation."""
     return PROPOSALS[violation.invariant](violation.facts)
 
 
@@ -36,7 +36,7 @@ def ledger_drift(sku: StockFacts) -> Proposal:
     drift = sku.ledger_sum - sku.quantity
     if sku.ledger_sum < 0:
         return Proposal("More is gone than there was; count the shelf and add what is missing (vv stock add).")
-    # The SKU stays locked, so that nobody adds rows; and it is the difference that is the same under traffic.
+    # The locked SKU gets no ledger rows meanwhile. Traffic changes the stock and the sum, but not their difference.
     change = (
         "UPDATE inventory SET quantity = quantity + %s, version = version + 1 WHERE sku = %s "
         "AND quantity + %s = (SELECT SUM(delta) FROM stock_ledger WHERE sku = %s)"
@@ -51,7 +51,7 @@ def ledger_drift(sku: StockFacts) -> Proposal:
 
 def odd_ledger_rows(sku: StockFacts) -> Proposal:
     if sku.ledger_sum != sku.quantity:
-        return Proposal("Mend the sum first; that also notes a correction in the ledger.")
+        return Proposal("Fix the sum first; that also notes a correction in the ledger.")
     return Proposal(
         "The sum is right, and rows of the ledger never change. Look at who wrote these rows; then note a correction, "
         "after which what is above it is not reported again.",

@@ -1,6 +1,6 @@
-"""The promises about stock and money: each is a function that gets facts and returns what is wrong with them.
+"""The invariants of stock and money: each is a function that takes facts and returns what is wrong with them, or None.
 
-Its name is how a violation is reported; ``docs/audit.md`` has each in a line.
+A violation is reported under the function's name; ``docs/audit.md`` explains each in a line.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,15 +13,15 @@ from common.contracts.payments import PaymentStatus
 from order_service import domain as orders
 from payment_service import domain as payments
 from vv.audit import formatting
-from vv.audit.facts import GatewayFacts, Lifecycle, OrderFacts, PaymentFacts, RequestFacts, StockFacts, StrayFacts
+from vv.audit.facts import GatewayFacts, Lifecycle, OrderFacts, OrphanFacts, PaymentFacts, RequestFacts, StockFacts
 
 CHARGED = {PaymentStatus.CAPTURED, PaymentStatus.REFUNDING, PaymentStatus.REFUNDED}
 UNKNOWN = {PaymentStatus.PENDING, PaymentStatus.CANCELLING}
 BOUGHT = {OrderStatus.PAID, OrderStatus.COMPLETED}
 UNDONE = {OrderStatus.FAILED, OrderStatus.CANCELLED}
-# The reason of a payment whose charge the gateway did not know, and which was given up.
+# The reason of a payment that was given up because the gateway did not know its charge.
 GATEWAY_FAILED = "gateway_failed"
-# No setting is meant to make a lease longer than this; what has a longer one is as good as forgotten.
+# No sensible setting makes a lease longer than this; work that has a longer one is as good as forgotten.
 LEASE_AHEAD_MAX_S = 86_400
 
 Invariant = Callable[[Any], str | None]
@@ -86,7 +86,7 @@ def completed_orders_are_charged_the_right_amount(order: OrderFacts) -> str | No
 
 def completed_orders_are_paid_by_their_buyer(order: OrderFacts) -> str | None:
     payment = order.payment
-    # Nobody has said it of payments of earlier versions.
+    # Payments made by earlier versions have no user.
     if order.status not in BOUGHT or payment is None or payment.user_id in (None, order.user_id):
         return None
     return f"is of {order.user_id}, its payment of {payment.user_id}"
@@ -201,7 +201,7 @@ def the_gateway_refunded_what_we_did(payment: PaymentFacts) -> str | None:
 
 
 def charges_that_were_given_up_are_cancelled(payment: PaymentFacts) -> str | None:
-    # A payment that begins as voided was never sent to the gateway, and never will be.
+    # A payment whose first event is voided was never sent to the gateway, and never will be.
     is_voided = payment.status == PaymentStatus.VOIDED and len(payment.events) > 1
     is_given_up = payment.status == PaymentStatus.DECLINED and payment.reason == GATEWAY_FAILED
     if (is_voided or is_given_up) and not payment.is_cancelled_at_the_gateway and not payment.gateway_charges:
@@ -216,8 +216,8 @@ def gateway_entries_belong_to_a_payment(facts: GatewayFacts) -> str | None:
     return f"the gateway has a {entry.kind} of {entry.amount} {entry.currency}, and no payment belongs to it"
 
 
-def rows_belong_to_something(stray: StrayFacts) -> str | None:
-    return f"{stray.table} has rows of {stray.owner}, which does not exist"
+def rows_belong_to_something(orphan: OrphanFacts) -> str | None:
+    return f"{orphan.table} has rows of {orphan.owner}, which does not exist"
 
 
 def orders_are_final(order: OrderFacts) -> str | None:
@@ -265,7 +265,7 @@ PAYMENT_INVARIANTS: tuple[Invariant, ...] = (
     charges_that_were_given_up_are_cancelled,
 )
 GATEWAY_INVARIANTS: tuple[Invariant, ...] = (gateway_entries_belong_to_a_payment,)
-STRAY_INVARIANTS: tuple[Invariant, ...] = (rows_belong_to_something,)
+ORPHAN_INVARIANTS: tuple[Invariant, ...] = (rows_belong_to_something,)
 
 
 def _refunds(refunds: Mapping[str, tuple[int, str]]) -> str:

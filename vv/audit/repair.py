@@ -1,4 +1,4 @@
-"""Carrying out what was proposed for a violation, if everything still is as it was seen."""
+"""Carrying out a proposed fix, provided that the rows are still as they were when it was proposed."""
 
 import ssl
 
@@ -12,15 +12,15 @@ from vv.audit.fixes import propose
 from vv.audit.proposals import RETURN_STOCK, Call, Proposal, Sql
 from vv.audit.run import SECTIONS, Section, Violation, again
 
-MENDED = "Done."
+DONE = "Done."
 _HOLDS_NOW = "It holds by now; nothing was changed."
 _OTHERWISE_NOW = "The rows are no longer as they were seen; nothing was changed."
 _TRY_AGAIN = "Nothing was changed; try again."
-_DONE_BEFORE = "That was done before and was not enough; nothing was changed. Look at the rows."
+_HAD_BEEN_DONE = "That was done before and was not enough; nothing was changed. Look at the rows."
 
 
 class _NotAsSeen(Exception):
-    """A statement did not hit its row; the transaction is rolled back."""
+    """A statement did not match exactly one row; the transaction is rolled back."""
 
 
 class _Refused(Exception):
@@ -34,9 +34,10 @@ async def repair(
     payment_url: str,
     tls: ssl.SSLContext | None = None,
 ) -> str:
-    """Look at the violation again, and make the proposed change if it would be proposed now just the same.
+    """Read the violation again, and make the proposed change if the same one would be proposed now.
 
-    What came of it, in a sentence: ``MENDED``, or why nothing was done. Raises DatabaseUnavailable, Unavailable.
+    Returns the outcome as a sentence, which begins with ``DONE`` only if something was done.
+    Raises DatabaseUnavailable, Unavailable.
     """
     now = await _look(books, violation)
     if now is None:
@@ -52,14 +53,15 @@ async def repair(
             outcome = await _return_money(proposal.change, payment_url, tls)
     except _Refused as refusal:
         return str(refusal)
-    # A call that was made before is answered as it was then, and changes nothing.
-    return outcome if await _look(books, violation) is None else _DONE_BEFORE
+    # A repeated call replays its first answer and changes nothing.
+    return outcome if await _look(books, violation) is None else _HAD_BEEN_DONE
 
 
 async def _look(books: Books, violation: Violation) -> Violation | None:
     """The violation as it is now, None if the invariant holds."""
     suspects = {(violation.invariant, violation.subject)}
-    return next(iter([one async for one in again(books, _section_of(violation), suspects)]), None)
+    found = [one async for one in again(books, _section_of(violation), suspects)]
+    return found[0] if found else None
 
 
 async def _run(database: Database, change: Sql) -> str:
@@ -72,22 +74,22 @@ async def _run(database: Database, change: Sql) -> str:
         await database.transaction(run)
     except _NotAsSeen:
         return _OTHERWISE_NOW
-    return MENDED
+    return DONE
 
 
 async def _return_stock(books: Books, call: Call) -> str:
     _, request_id = call.body
-    # The service's own code; it need not run, as all it decides on is in its database.
+    # The service's own code, run here: it needs nothing but the database, so the service need not be running.
     [outcome] = await Stock(books.databases["inventory"]).rollback([request_id])
     if isinstance(outcome, ServiceError):
         raise _Refused(f"{outcome.detail} {_TRY_AGAIN}")
-    return MENDED
+    return DONE
 
 
 async def _return_money(call: Call, payment_url: str, tls: ssl.SSLContext | None) -> str:
     _, order_id = call.body
     try:
-        # Only the service knows its gateway.
+        # By HTTP: only the running service is connected to the gateway.
         async with AsyncPaymentClient(payment_url, tls=tls) as payments:
             payment = await payments.cancel(order_id)
     except DatabaseUnavailable:
@@ -96,7 +98,7 @@ async def _return_money(call: Call, payment_url: str, tls: ssl.SSLContext | None
         raise _Refused(
             f"{call.endpoint} at {payment_url} failed: {error.detail} See that the payment service runs (PAYMENT_URL)."
         ) from error
-    return f"{MENDED} The payment is {payment.status}."
+    return f"{DONE} The payment is {payment.status}."
 
 
 def _section_of(violation: Violation) -> Section:
