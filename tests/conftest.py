@@ -11,8 +11,7 @@ from common.database import Database
 from common.telemetry import Metrics
 from tests.database_server import VARIABLE, DatabaseServer, given_url, running_server
 from tests.processes import Services
-from vv.audit import Report, audit
-from vv.audit_facts import Books
+from vv.audit import Books, Report, audit
 from vv.databases import Databases
 
 pytest_plugins = ["tests.taking_turns"]

@@ -19,13 +19,13 @@ from vv.folder import make_private
 CA = "ca"
 # May call everything, and serves nothing.
 OPERATOR = "operator"
-# The front door, whose users have tokens.
-GATEWAY = "gateway"
+# The front door (nginx), whose users have tokens. The payment gateway has a certificate of its own.
+FRONT_DOOR = "gateway"
 # Asks the services for their metrics, which everybody may who has a certificate.
 PROMETHEUS = "prometheus"
 # Reaches the databases, and nobody else.
 MIGRATE = "migrate"
-NAMES = ("order", "inventory", "payment", GATEWAY, OPERATOR, PROMETHEUS, "payment-gateway", "database", MIGRATE)
+NAMES = ("order", "inventory", "payment", FRONT_DOOR, OPERATOR, PROMETHEUS, "payment-gateway", "database", MIGRATE)
 DAYS = 365
 
 CLIENTS = (OPERATOR, PROMETHEUS, MIGRATE)

@@ -20,11 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from common.clients import AsyncPaymentClient
 from common.errors import DatabaseUnavailable
 from vv import certs, databases, stack_file
-from vv.audit import Report, audit
-from vv.audit_facts import EVER, OVERDUE_S, Books, open_books
-from vv.audit_output import Repair, report_document, report_lines, violation_lines
-from vv.audit_proposals import propose
-from vv.audit_repair import repair
+from vv.audit import Books, Report, audit, open_books
+from vv.audit.books import EVER, OVERDUE_S
+from vv.audit.fixes import propose
+from vv.audit.output import Repair, report_document, report_lines, violation_lines
+from vv.audit.repair import repair
 from vv.commands_stack import data_dir_option
 from vv.errors import Unavailable
 from vv.output import json_option, say_aside, show
@@ -34,7 +34,7 @@ _NO_SUCH_TABLE = 1146
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to look at, how strictly, and whether to ask before a repair."""
+    """What to audit, how strictly, and whether to ask before each repair."""
 
     since: datetime = EVER
     gateway_url: str | None = None
@@ -62,7 +62,7 @@ class Wanted:
     "--overdue-s",
     type=click.FloatRange(0),
     metavar="SECONDS",
-    help="How long ago a lease may have run out that nobody took up.  "
+    help="How long ago a lease may have expired without recovery resuming the work.  "
     f"[default: {OVERDUE_S:.0f}; any time if the stack of the data folder does not run]",
 )
 @click.option("--quiesced", is_flag=True, help="Demand that no order and no payment is unfinished.")
@@ -79,14 +79,14 @@ def audit_command(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Check the books: every promise about stock and money, across the three databases and the gateway.
+    """Check every promise about stock and money, across the three databases and the payment gateway.
 
     Only reads, and may run while orders are being placed. Works on the embedded database of the data folder (which is
     started for the time being if no stack runs), or on ORDER_DATABASE_URL, INVENTORY_DATABASE_URL and
     PAYMENT_DATABASE_URL when these are set.
 
-    With --repair what can be mended safely is mended, each violation after a question; then the books are audited
-    again. Nothing is changed that is no longer as it was seen. Money goes back through the payment service, at
+    With --repair what can be repaired safely is repaired, each violation after a question; then everything is audited
+    again. Rows that have changed since they were read are left alone. Money goes back through the payment service, at
     PAYMENT_URL or where the running stack has it.
 
     Exit code: 0 every invariant holds (after the repairs), 1 some do not, 2 wrong usage, 3 a database, or the gateway,
@@ -101,7 +101,7 @@ def audit_command(
     payment_url = os.environ.get("PAYMENT_URL") or (stack or {}).get("payment") or AsyncPaymentClient.default_url
     with databases.reachable(data_dir, os.environ, must_exist=True) as found:
         if overdue_s is None:
-            # Who is not there cannot take anything up.
+            # With no service running, no recovery could have resumed anything.
             overdue_s = math.inf if found.embedded and stack is None else OVERDUE_S
         tls = _operator_tls(data_dir, stack)
         wanted = Wanted(_in_utc(since) if since else EVER, gateway_url, overdue_s, quiesced, yes, tls)
@@ -112,7 +112,7 @@ def audit_command(
 
 
 def _operator_tls(data_dir: Path, stack: Mapping[str, Any] | None) -> ssl.SSLContext | None:
-    """For calls to the gateway and the payment service, which may run without the rest of their stack."""
+    """For calls to the gateway and the payment service, which may be running without the rest of the stack."""
     folder = (data_dir / "certs") if stack is None else stack["certificates"]
     return certs.operator_tls(Path(folder)) if folder and Path(folder).is_dir() else None
 
@@ -158,7 +158,7 @@ async def _with_progress(books: Books, quiesced: bool) -> Report:
 
 
 async def _repair_all(books: Books, report: Report, wanted: Wanted, payment_url: str) -> list[Repair]:
-    """What came of each repair that was wanted; what is said meanwhile goes to standard error."""
+    """The outcome of each repair that was made or tried; questions and progress go to standard error."""
     repairs = []
     for violation in report.violations:
         proposal = propose(violation)

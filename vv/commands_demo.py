@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from common.errors import ServiceError
 from common.server import raise_open_files_limit
 from vv import databases, sale, stack_file
-from vv.audit_output import report_document, report_lines
+from vv.audit.output import report_document, report_lines
 from vv.commands_audit import audit_with_progress
 from vv.commands_stack import data_dir_option, port_offset_option
 from vv.errors import Refused, Unavailable

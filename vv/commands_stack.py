@@ -43,9 +43,15 @@ port_offset_option = click.option(
     help="Processes of each service.  [default: ORDER_WORKERS and so on, or 1]",
 )
 @click.option("--tls", is_flag=True, help="Encrypt every connection; both ends show certificates, made as by vv certs.")
-@click.option("--gateway", is_flag=True, help="Run nginx as the front door, with TLS, on port 8443.")
+@click.option(
+    "--gateway",
+    "--front-door",
+    "front_door",
+    is_flag=True,
+    help="Also run the front door: nginx in front of the three services, with TLS, on port 8443.",
+)
 @json_option
-def up(data_dir: Path, port_offset: int, workers: int | None, tls: bool, gateway: bool, as_json: bool) -> None:
+def up(data_dir: Path, port_offset: int, workers: int | None, tls: bool, front_door: bool, as_json: bool) -> None:
     """Run the whole stack in the foreground until Ctrl-C.
 
     Starts a private MariaDB in the data folder (or the program that VV_DATABASE_PROGRAM names, of MariaDB or MySQL),
@@ -54,8 +60,9 @@ def up(data_dir: Path, port_offset: int, workers: int | None, tls: bool, gateway
     migrates the databases, as ORDER_MIGRATION_DATABASE_URL and so on if set, and starts the three services. What dies
     is started again.
 
-    With --gateway, variables that start with FRONT_DOOR_ are settings of the front door (deploy/gateway/defaults.env).
-    nginx is not installed by this command: on Debian and Ubuntu it is in the package nginx-light.
+    With --front-door (or --gateway, which has nothing to do with the payment gateway), variables that start with
+    FRONT_DOOR_ are settings of nginx (deploy/gateway/defaults.env). nginx is not installed by this command: on Debian
+    and Ubuntu it is in the package nginx-light.
 
     Other variables that start with ORDER_, INVENTORY_ or PAYMENT_ are settings of the services.
 
@@ -64,7 +71,7 @@ def up(data_dir: Path, port_offset: int, workers: int | None, tls: bool, gateway
     Exit code: 0 stopped as asked, 2 wrong usage, 3 something needed is not there.
     """
     say_it = say_aside if as_json else say
-    stack = Stack(data_dir, port_offset, workers=workers, tls=tls, gateway=gateway, say=say_it)
+    stack = Stack(data_dir, port_offset, workers=workers, tls=tls, gateway=front_door, say=say_it)
     asyncio.run(_up(stack, as_json))
 
 

@@ -70,7 +70,7 @@ class FrontDoor:
         self._data_dir = data_dir
         self._folder = data_dir / "front-door"
         self._upstreams = upstreams
-        self._certificate, self._key, self.ca = certs.files_of(certificates, certs.GATEWAY)
+        self._certificate, self._key, self.ca = certs.files_of(certificates, certs.FRONT_DOOR)
         self._environment = environment
 
     def prepare(self) -> Nginx:

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
@@ -31,18 +32,19 @@ from tests.e2e.violations import (
     order_that_nobody_takes_up,
     stock_without_a_ledger_row,
 )
-from tests.forger import Forger
+from tests.forger import Forger, connect
 from tests.gateway_process import GatewayProcess
 from tests.processes import FAST_RECOVERY, ServiceProcess, Services
 from vv.__main__ import main
-from vv.audit import NAMES, QUIESCED_NAMES, Report, audit
-from vv.audit_facts import open_books
-from vv.audit_proposals import PROPOSALS, propose
-from vv.audit_repair import repair
+from vv.audit import Report, audit, open_books
+from vv.audit.fixes import PROPOSALS, propose
+from vv.audit.repair import repair
+from vv.audit.run import NAMES, QUIESCED_NAMES
 from vv.databases import Databases
 
 # For what is carried out in the databases alone.
 NO_SERVICE = "http://127.0.0.1:1"
+DONE_BEFORE = "That was done before and was not enough; nothing was changed. Look at the rows."
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def forger(forged_urls: Mapping[str, str]) -> Iterator[Forger]:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing moves in forged books, so that there is nothing to wait for."""
-    monkeypatch.setattr("vv.audit._LOOK_AGAIN_AFTER_S", 0)
+    monkeypatch.setattr("vv.audit.run._LOOK_AGAIN_AFTER_S", 0)
 
 
 @pytest.fixture
@@ -82,6 +84,10 @@ def forged_payments(forged_urls: Mapping[str, str], tmp_path: Path) -> Iterator[
 
 def audit_in_process(environment: Mapping[str, str], *arguments: str) -> Result:
     return CliRunner(env=environment).invoke(main, ["audit", *arguments, "--json"])
+
+
+def _outcomes(repaired: Result) -> list[str]:
+    return [one["outcome"] for one in json.loads(repaired.stdout)["repairs"]]
 
 
 class TestFinding:
@@ -165,7 +171,7 @@ class TestFinding:
         self, forger: Forger, forged: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The first of them have rows, all of them a number."""
-        monkeypatch.setattr("vv.audit.KEPT_MAX", 3)
+        monkeypatch.setattr("vv.audit.run.KEPT_MAX", 3)
         for _ in range(5):
             double_charge(forger)
         report = json.loads(audit_in_process(forged).stdout)
@@ -176,9 +182,9 @@ class TestFinding:
         self, forger: Forger, forged: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """With pages of two rows everything is seen, and once only."""
-        for module in ("audit_reading", "audit_gateway", "audit_facts", "audit_stock"):
-            monkeypatch.setattr(f"vv.{module}.PAGE", 2)
-        monkeypatch.setattr("vv.audit_stock._LEDGER_PAGE", 2)
+        for module in ("pages", "gateway_books", "books", "stock_books"):
+            monkeypatch.setattr(f"vv.audit.{module}.PAGE", 2)
+        monkeypatch.setattr("vv.audit.stock_books._LEDGER_PAGE", 2)
         for _ in range(4):
             forger.completed()
             forger.failed()
@@ -221,7 +227,7 @@ class TestGateway:
         at_once: None,
     ) -> None:
         """What it charged, refunded and declined is as we say; what we do not know of is found, page by page."""
-        monkeypatch.setattr("vv.audit_gateway.PAGE", 2)
+        monkeypatch.setattr("vv.audit.gateway_books.PAGE", 2)
         order_ids = [str(uuid4()) for _ in range(6)]
         for order_id, method in zip(order_ids, ["tok_ok"] * 4 + ["tok_timeout", "tok_error"], strict=True):
             await payments.create(order_id=order_id, amount=700, payment_method=method)
@@ -293,6 +299,49 @@ class TestRepair:
         }
         [[quantity]] = forger.execute("inventory", "SELECT quantity FROM inventory WHERE sku = %s", drifting)
         assert quantity == 9 + 1 + 5
+
+    @pytest.mark.usefixtures("at_once")
+    def test_stock_that_somebody_holds_does_not_go_back_yet(
+        self, forger: Forger, forged: dict[str, str], forged_urls: Mapping[str, str]
+    ) -> None:
+        """While another transaction has locked the SKU it says that nothing was changed; later it is mended."""
+        order_id = failed_order_that_keeps_its_stock(forger)
+        [[sku]] = forger.execute("order", "SELECT sku FROM order_lines WHERE order_id = %s", order_id)
+        with closing(connect(forged_urls["inventory"])) as stranger, stranger.cursor() as cursor:
+            stranger.begin()
+            cursor.execute("SELECT * FROM inventory WHERE sku = %s FOR UPDATE", sku)
+            tried = audit_in_process(forged, "--repair", "--yes")
+            stranger.rollback()
+        assert (tried.exit_code, _outcomes(tried)) == (
+            1,
+            [f"Somebody else holds the stock of {sku}. Nothing was changed; try again."],
+        )
+        mended = audit_in_process(forged, "--repair", "--yes")
+        assert (mended.exit_code, _outcomes(mended)) == (0, ["Done."])
+
+    @pytest.mark.usefixtures("at_once")
+    def test_a_part_that_went_back_before_is_not_called_done(self, forger: Forger, forged: dict[str, str]) -> None:
+        """A rollback takes effect once: what it gave back too little stays, and it says so."""
+        order_id = failed_order_that_keeps_its_stock(forger)
+        [[sku]] = forger.execute("order", "SELECT sku FROM order_lines WHERE order_id = %s", order_id)
+        deduct = f"{order_id}:deduct"
+        forger.execute("inventory", "UPDATE stock_ledger SET delta = -2, quantity = 8 WHERE request_id = %s", deduct)
+        forger.take(deduct, sku, order_id, left=9, kind="rollback")
+        tried = audit_in_process(forged, "--repair", "--yes")
+        assert (tried.exit_code, _outcomes(tried)) == (1, [DONE_BEFORE])
+
+    @pytest.mark.usefixtures("at_once")
+    def test_a_payment_that_is_refunded_in_part_is_not_called_done(
+        self, forger: Forger, forged: dict[str, str], forged_payments: ServiceProcess
+    ) -> None:
+        """To the payment service it is settled, so that no money goes back, and it says so."""
+        order_id, _ = forger.failed()
+        forger.payment(order_id, "pending", "captured", "refunding", "refunded", refunded=100)
+        forger.refund(order_id, 100)
+        forger.gateway(order_id, "charge", "charge", 700)
+        forger.gateway(order_id, "refund", "refund:1", 100)
+        tried = audit_in_process(forged | {"PAYMENT_URL": forged_payments.url}, "--repair", "--yes")
+        assert (tried.exit_code, _outcomes(tried)) == (1, [DONE_BEFORE])
 
     def test_a_correction_is_on_record(self, forger: Forger, forged: dict[str, str]) -> None:
         """The stock becomes what the ledger says, and a row of the ledger tells that it was put right."""

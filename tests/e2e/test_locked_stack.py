@@ -148,10 +148,11 @@ def test_a_killed_vv_leaves_no_front_door_behind(up: LockedUp, running: dict[str
 
 
 class TestWrongUsage:
-    def test_without_nginx(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("option", ["--gateway", "--front-door"])
+    def test_without_nginx(self, option: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """Nothing is started or installed, and the package is named."""
         monkeypatch.setattr(nginx_program, "find", lambda: None)
-        result = CliRunner().invoke(main, ["up", "--gateway", "--data-dir", str(tmp_path / "data")])
+        result = CliRunner().invoke(main, ["up", option, "--data-dir", str(tmp_path / "data")])
         assert (result.exit_code, result.stdout) == (3, "")
         assert "nginx-light" in result.stderr
         assert not (tmp_path / "data").exists()

@@ -16,8 +16,7 @@ from tests.conftest import open_database
 from tests.faults.harness.cluster import CHECKOUT, Cluster
 from tests.faults.harness.database_faults import root_cursor
 from tests.faults.harness.faults import FAULTS
-from vv.audit import audit
-from vv.audit_facts import open_books
+from vv.audit import audit, open_books
 
 _BUYERS = 8
 _SKUS = ("HOT", "LACES", "SOCKS")

@@ -18,8 +18,7 @@ from tests.conftest import MakeSku
 from tests.e2e.conftest import wait_until
 from tests.processes import free_port
 from vv import databases
-from vv.audit import Report, audit
-from vv.audit_facts import open_books
+from vv.audit import Report, audit, open_books
 from vv.bench import fill, latency, wrk_program
 from vv.bench.load import Orders, Wrk
 from vv.databases import Databases

@@ -14,7 +14,7 @@ import uuid_utils
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vv.audit_facts import first_order_id
+from vv.audit.books import first_order_id
 from vv.bench import comparison, document, figures, latency, load, measure, plan, report, runs
 from vv.bench.chart import Bar, svg
 from vv.bench.load import Orders, Result

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from common.errors import ERRORS_BY_CODE
 from tests.route_tables import ROUTES
 from vv.__main__ import main
-from vv.audit import NAMES, QUIESCED_NAMES
+from vv.audit.run import NAMES, QUIESCED_NAMES
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("order", "inventory", "payment")

@@ -9,8 +9,8 @@ import aiohttp
 
 from common.clients import AsyncInventoryClient
 from common.errors import DatabaseUnavailable, ServiceError
-from vv.audit import audit
-from vv.audit_facts import first_order_id, open_books
+from vv.audit import audit, open_books
+from vv.audit.books import first_order_id
 from vv.bench.load import Orders, Result
 from vv.bench.plan import FLOOR
 from vv.bench.stacks import Stacks

@@ -30,8 +30,7 @@ from tests.faults.harness.settle import (
 )
 from tests.faults.harness.shop import PROFILES, Shop
 from tests.faults.harness.violation import Violation
-from vv.audit import audit
-from vv.audit_facts import open_books
+from vv.audit import audit, open_books
 from vv.databases import SERVICES, embedded
 from vv.errors import Unavailable
 

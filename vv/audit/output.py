@@ -1,15 +1,14 @@
-"""How the audit tells what it found: lines for people, a document for scripts."""
+"""The report of an audit: as lines for people, as a JSON document for scripts."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vv import audit_invariants as invariants
-from vv import audit_words as words
-from vv.audit import Report, Violation
-from vv.audit_proposals import propose
+from vv.audit import formatting, invariants
+from vv.audit.fixes import propose
+from vv.audit.run import Report, Violation
 
 _SHOWN_MAX = 20
-# What cannot hold for charges that were made at a gateway whose ledger was not looked into.
+# These cannot hold for charges made at a gateway whose ledger was not read.
 _COMPARE_WITH_THE_GATEWAY = {
     invariant.__name__
     for invariant in (
@@ -22,14 +21,14 @@ _COMPARE_WITH_THE_GATEWAY = {
 
 @dataclass(frozen=True)
 class Repair:
-    """What came of the repair of a violation, in a sentence."""
+    """The outcome of the repair of a violation, in a sentence."""
 
     violation: Violation
     outcome: str
 
 
 def report_document(report: Report, repairs: list[Repair] | None = None) -> dict[str, Any]:
-    """The report, each violation with its rows and what is proposed; with the repairs if some were asked for."""
+    """The report, each violation with its rows and the proposed fix; with ``repairs`` if repairs were asked for."""
     document = {
         "clean": report.is_clean,
         "invariants": report.invariants,
@@ -49,7 +48,7 @@ def report_document(report: Report, repairs: list[Repair] | None = None) -> dict
 
 
 def hint(report: Report) -> str | None:
-    """What may explain violations that are none, in a sentence."""
+    """What may explain false alarms, in a sentence."""
     if report.gateway_url is not None or not _COMPARE_WITH_THE_GATEWAY & report.found.keys():
         return None
     return (
@@ -73,7 +72,7 @@ def _violation_document(violation: Violation) -> dict[str, Any]:
 
 
 def report_lines(report: Report) -> list[str]:
-    """A line for each invariant, and what violates it below."""
+    """A line for each invariant, followed by its violations."""
     lines = [f"Audited {report.orders} orders, {report.payments} payments and {report.skus} SKUs."]
     for name in report.invariants:
         found = report.found.get(name, 0)
@@ -84,17 +83,17 @@ def report_lines(report: Report) -> list[str]:
             lines.append(f"            … and {found - len(violations)} more (the first thousand of them with --json)")
     if report.is_clean:
         return [*lines, "The books are clean."]
-    lines.append(f"{sum(report.found.values())} violations. What can be mended safely: vv audit --repair")
+    lines.append(f"{sum(report.found.values())} violations. What can be repaired safely: vv audit --repair")
     hinted = hint(report)
     return lines if hinted is None else [*lines, f"Hint: {hinted}"]
 
 
 def violation_lines(violation: Violation) -> list[str]:
-    """What is wrong, the rows that show it, and what is proposed."""
+    """What is wrong, the rows that show it, and the proposed fix."""
     proposal = propose(violation)
     return [
         f"            {violation.subject}: {violation.problem}",
-        f"              {words.row(violation.facts)}",
+        f"              {formatting.row(violation.facts)}",
         f"              Proposed: {proposal.sentence}",
         *(f"                {line}" for line in (proposal.change.lines if proposal.change else ())),
     ]

@@ -1,11 +1,11 @@
-"""The facts that the audit judges: what the rows of several tables say about one order, payment, SKU or request."""
+"""The facts that invariants judge: what several tables, and the gateway, say about one order, payment or SKU."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class StockFacts:
-    """``lowest`` and ``unlike`` are counted from the last correction on, if the SKU ever had one."""
+    """A SKU and the totals of its ledger; ``lowest`` and ``unlike`` start anew at each correction."""
 
     sku: str
     quantity: int
@@ -25,7 +25,10 @@ class StockFacts:
 
 @dataclass
 class RequestFacts:
-    """A request to take stock: what it took and what was given back, SKU -> quantity; ``order_id`` is what it says."""
+    """A request to take stock: what it took and what was given back, SKU -> quantity.
+
+    ``order_id`` is the order that the request names, whether or not that exists.
+    """
 
     request_id: str
     order_id: str | None
@@ -45,7 +48,7 @@ class RequestFacts:
 
 @dataclass(frozen=True)
 class GatewayEntry:
-    """An approved charge, a refund, or a key that was cancelled, in the gateway's books."""
+    """A record at the gateway: an approved charge, a refund, or a cancelled key."""
 
     key: str
     kind: str
@@ -55,7 +58,7 @@ class GatewayEntry:
 
     @property
     def order_id(self) -> str:
-        """The order that it says it is for."""
+        """The order that its charge key names."""
         return self.charge_key.split(":", 1)[0]
 
 
@@ -70,8 +73,8 @@ class GatewayFacts:
 
 
 @dataclass
-class StrayFacts:
-    """Rows of ``table`` whose ``owner`` (an order, a payment, a SKU) does not exist."""
+class OrphanFacts:
+    """Rows of ``table`` that refer to an ``owner`` (an order, a payment, a SKU) which does not exist."""
 
     table: str
     owner: str
@@ -83,9 +86,9 @@ class StrayFacts:
 
 @dataclass
 class Lifecycle:
-    """What orders and payments have in common. ``status`` is any text: what somebody wrote there may be none.
+    """What orders and payments have in common. ``status`` is a plain str, as the database may hold an invalid one.
 
-    ``lease_s`` is in how many seconds the lease runs out (negative: how long ago), None without one.
+    ``lease_s`` is the number of seconds until the lease expires (negative: since it expired), None without a lease.
     """
 
     order_id: str
@@ -105,7 +108,7 @@ class Lifecycle:
 
 @dataclass
 class PaymentFacts(Lifecycle):
-    """``refunds`` maps the number of a refund to its amount, ``open_refunds`` are those not confirmed yet."""
+    """``refunds`` maps the number of a refund to its amount; ``open_refunds`` are the numbers not confirmed yet."""
 
     amount: int
     refunded_amount: int
@@ -136,7 +139,7 @@ class PaymentFacts(Lifecycle):
 
 @dataclass
 class OrderFacts(Lifecycle):
-    """``lines`` is what the order asked for, ``taken`` what the ledger says that it holds; both SKU -> quantity."""
+    """``lines`` is what was ordered, ``taken`` what the order holds according to the ledger; both SKU -> quantity."""
 
     total_amount: int
     user_id: str
@@ -146,7 +149,7 @@ class OrderFacts(Lifecycle):
     twins: list[str] = field(default_factory=list)
     """Other orders of the same user with the same idempotency key."""
     has_problem: bool = False
-    """Whether an event tells what to answer to a repeated request."""
+    """Whether an event has the problem document with which a repeated request is answered."""
 
     @property
     def deduct_key(self) -> str:

@@ -1,19 +1,19 @@
-"""The rows of the audit as people read them."""
+"""Facts as text for people: quantities, money, whole rows."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from vv.audit_rows import GatewayEntry
+from vv.audit.facts import GatewayEntry
 
 
 def stock(quantities: Mapping[str, int]) -> str:
-    """So many of each SKU: ``2 x MUG-1, 1 x CUP-1``."""
+    """The quantity of each SKU: ``2 x MUG-1, 1 x CUP-1``."""
     return ", ".join(f"{quantity} x {sku}" for sku, quantity in quantities.items()) or "nothing"
 
 
 def sums(entries: Iterable[tuple[str, int, str]]) -> str:
-    """Money, in minor units, with the keys under which it moved."""
+    """Amounts in minor units, each with its key: ``700 USD (o-1:charge)``."""
     return ", ".join(f"{amount} {currency} ({key})" for key, amount, currency in entries) or "nothing"
 
 
@@ -22,12 +22,12 @@ def listed(values: Iterable[object]) -> str:
 
 
 def row(facts: Any) -> str:
-    """Every field of some facts, in a line; facts within them are in brackets."""
+    """All fields of a facts object in one line; nested facts are in parentheses."""
     return "; ".join(f"{field.name}: {_value(getattr(facts, field.name))}" for field in fields(facts))
 
 
 def _value(value: object) -> str:
-    """A field as it is read; what is empty, or not there, is a dash."""
+    """The value of a field; a dash for None and for what is empty."""
     if value in (None, "", [], {}):
         return "-"
     match value:

@@ -1,4 +1,4 @@
-"""The inventory's books: the ledger of each SKU, and the requests that took stock for an order."""
+"""Stock: each SKU with its ledger, and the requests that took stock for an order."""
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from typing import Any
 from common.contracts.inventory import LedgerKind
 from common.database import Database
 from common.transaction import Row
-from vv.audit_reading import PAGE, Page, chunks, fetch, pages_of
-from vv.audit_rows import RequestFacts, StockFacts
+from vv.audit.facts import RequestFacts, StockFacts
+from vv.audit.pages import PAGE, Page, chunks, fetch, pages_of
 
-# The request ids of rows without a delta that say: what is above was looked at and put right.
+# The request id of a correction starts with this: a ledger row of delta 0, which settles all rows before it.
 CORRECTION = "vv-audit:"
 _LEDGER_PAGE = 5_000
-# Ids are given in the order of the statements, times at their start: a row may be older than the one before it.
+# A time is when the INSERT began, an id is assigned while it runs: a row may be older than the one before it.
 _OUT_OF_ORDER_AT_MOST = timedelta(minutes=1)
 _ROWS = "SELECT sku, ledger_id, kind, delta, quantity, request_id FROM stock_ledger FORCE INDEX (by_sku)"
 
@@ -32,7 +32,7 @@ class StockBooks:
 
     async def _read_stock(self, condition: str, args: list[Any]) -> list[StockFacts]:
         # One statement, so that quantity and last row are of the same moment. Rows up to that one never change, and
-        # what a SKU gets later has a larger id, as ids are given while the SKU is locked.
+        # later rows of the SKU have larger ids, as rows are inserted while the SKU is locked.
         rows = await fetch(
             self.inventory,
             "SELECT i.sku, i.quantity, COALESCE((SELECT MAX(l.ledger_id) FROM stock_ledger l WHERE l.sku = i.sku), 0) "
@@ -46,10 +46,10 @@ class StockBooks:
         return list(facts.values())
 
     async def _ledger(self, skus: Sequence[str]) -> AsyncIterator[list[Row]]:
-        """The ledger rows of SKUs that are in order, ordered by SKU and age."""
+        """The ledger rows of SKUs, ordered by SKU and id; ``skus`` must be sorted."""
         sku, ledger_id = "", 0
         while True:
-            # No SKU is empty; an empty list is no SQL.
+            # IN () is a syntax error, and no SKU is the empty string.
             later = [other for other in skus if other > sku] or [""]
             page = await fetch(
                 self.inventory,
@@ -63,7 +63,7 @@ class StockBooks:
             sku, ledger_id = page[-1][:2]
 
     async def requests(self, only: Sequence[str] | None) -> AsyncIterator[Page]:
-        """The requests that gave stock back, and those that do not fit the order that they name."""
+        """The requests that were rolled back, and those whose request id does not fit the order that they name."""
         if only is not None:
             for chunk in chunks(sorted(only)):
                 yield Page(await self._read_requests(chunk), 0)
@@ -86,7 +86,7 @@ class StockBooks:
             yield Page(await self._read_requests(odd), until - after)
 
     async def ledger_range(self) -> tuple[int, int]:
-        """The ids of the last ledger row before ``since``, and of the last one at all."""
+        """The ids of the last ledger row before ``since`` and of the very last one."""
         [[last]] = await fetch(self.inventory, "SELECT COALESCE(MAX(ledger_id), 0) FROM stock_ledger", [])
         low, high = 0, int(last)
         while low < high:
@@ -125,7 +125,7 @@ class StockBooks:
 
 
 def _add(fact: StockFacts, ledger_id: int, kind: str, delta: int, quantity: int, request_id: str) -> None:
-    """Take a ledger row into account, unless it was written after the quantity had been read."""
+    """Add a ledger row to the totals, unless it was written after the quantity had been read."""
     if ledger_id > fact.last_ledger_id:
         return
     fact.first_kind = fact.first_kind or kind

@@ -1,4 +1,4 @@
-"""The books of orders and payments, each order with the stock and the money that belong to it."""
+"""Orders, with the stock and the payment that belong to each, and payments, with what the gateway did for each."""
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from typing import Any
 from common.contracts.inventory import LedgerKind
 from common.database import Database
 from common.transaction import Row, Transaction
-from vv.audit_gateway import GatewayLedger, sandbox_entries
-from vv.audit_reading import Page, fetch, pages_of, snapshot
-from vv.audit_rows import OrderFacts, PaymentFacts
+from vv.audit.facts import OrderFacts, PaymentFacts
+from vv.audit.gateway_books import GatewayLedger, sandbox_entries
+from vv.audit.pages import Page, fetch, pages_of, snapshot
 
-# Keys are forced: after a bulk load, until statistics are made, tables seem to be empty and are read whole each time.
-# The columns of Lifecycle; the lease in microseconds from now, by the clock of the database, which decides.
+# FORCE INDEX: after a bulk load, until there are statistics, the optimizer takes tables for empty and scans them.
+# The columns of Lifecycle; the lease in microseconds from now, by the clock of the database, by which leases expire.
 _COMMON = (
     "order_id, status, reason, currency, version, last_seq, TIMESTAMPDIFF(MICROSECOND, NOW(6), lease_until) AS lease"
 )
@@ -36,7 +36,7 @@ class OrderBooks:
     async def _read(self, condition: str, args: list[Any]) -> list[OrderFacts]:
         facts = await snapshot(self.order, partial(_orders, condition=condition, args=args, overdue_s=self.overdue_s))
         if facts:
-            # After the order: what it claims to hold was taken before it said so.
+            # Read after the orders: an order takes stock and money before it records that it has them.
             await self._add_taken(facts)
             await self._add_payments(facts)
         return list(facts.values())
@@ -71,7 +71,7 @@ class PaymentBooks:
         read = partial(_payments, condition=condition, args=args, overdue_s=self.overdue_s)
         facts = await snapshot(self.payment, read)
         if facts and self.gateway is not None:
-            # After the payment: what it says was charged the gateway has charged before.
+            # Read after the payments: the gateway charges before a payment records it.
             await self.gateway.catch_up()
             for entry in self.gateway.entries_of(list(facts)):
                 facts[entry.order_id].gateway.append(entry)
@@ -130,6 +130,6 @@ async def _events(tx: Transaction, table: str, more: str, order_ids: Collection[
 
 
 def _lifecycle(row: Row, overdue_s: float) -> list[Any]:
-    """The fields of Lifecycle from the columns of _COMMON."""
+    """The fields of Lifecycle, made from the columns of _COMMON."""
     lease_s = None if row[6] is None else row[6] / 1_000_000
     return [*row[:6], lease_s, lease_s is not None and lease_s < -overdue_s]

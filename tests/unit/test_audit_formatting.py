@@ -1,15 +1,15 @@
 """The rows of the audit, as people read them."""
 
 from common.contracts.orders import OrderStatus
-from vv.audit_changes import Sql
-from vv.audit_invariants import (
+from vv.audit.facts import GatewayEntry, GatewayFacts, OrderFacts, PaymentFacts
+from vv.audit.formatting import listed, row, stock, sums
+from vv.audit.invariants import (
     completed_orders_hold_exactly_their_lines,
     order_timelines_are_paths_of_the_state_machine,
     the_gateway_charged_what_we_captured,
     the_gateway_refunded_what_we_did,
 )
-from vv.audit_rows import GatewayEntry, GatewayFacts, OrderFacts, PaymentFacts
-from vv.audit_words import listed, row, stock, sums
+from vv.audit.proposals import Sql
 
 
 def payment(**changes: object) -> PaymentFacts:

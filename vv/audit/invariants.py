@@ -1,6 +1,6 @@
-"""The promises about stock and money: each is a function that gets facts and returns what is wrong with them.
+"""The invariants of stock and money: each is a function that takes facts and returns what is wrong with them, or None.
 
-Its name is how a violation is reported; ``docs/audit.md`` has each in a line.
+A violation is reported under the function's name; ``docs/audit.md`` explains each in a line.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,16 +12,16 @@ from common.contracts.orders import FINAL, OrderStatus
 from common.contracts.payments import PaymentStatus
 from order_service import domain as orders
 from payment_service import domain as payments
-from vv import audit_words as words
-from vv.audit_rows import GatewayFacts, Lifecycle, OrderFacts, PaymentFacts, RequestFacts, StockFacts, StrayFacts
+from vv.audit import formatting
+from vv.audit.facts import GatewayFacts, Lifecycle, OrderFacts, OrphanFacts, PaymentFacts, RequestFacts, StockFacts
 
 CHARGED = {PaymentStatus.CAPTURED, PaymentStatus.REFUNDING, PaymentStatus.REFUNDED}
 UNKNOWN = {PaymentStatus.PENDING, PaymentStatus.CANCELLING}
 BOUGHT = {OrderStatus.PAID, OrderStatus.COMPLETED}
 UNDONE = {OrderStatus.FAILED, OrderStatus.CANCELLED}
-# The reason of a payment whose charge the gateway did not know, and which was given up.
+# The reason of a payment that was given up because the gateway did not know its charge.
 GATEWAY_FAILED = "gateway_failed"
-# No setting is meant to make a lease longer than this; what has a longer one is as good as forgotten.
+# No sensible setting makes a lease longer than this; work that has a longer one is as good as forgotten.
 LEASE_AHEAD_MAX_S = 86_400
 
 Invariant = Callable[[Any], str | None]
@@ -55,7 +55,7 @@ def orders_have_lines(order: OrderFacts) -> str | None:
 
 def completed_orders_hold_exactly_their_lines(order: OrderFacts) -> str | None:
     if order.status in BOUGHT and order.taken != order.lines:
-        return f"holds {words.stock(order.taken)}; its lines are {words.stock(order.lines)}"
+        return f"holds {formatting.stock(order.taken)}; its lines are {formatting.stock(order.lines)}"
     return None
 
 
@@ -64,12 +64,12 @@ def unfinished_orders_hold_all_of_their_lines_or_nothing(order: OrderFacts) -> s
         return None
     if not order.taken and order.status != OrderStatus.INVENTORY_RESERVED:
         return None
-    return f"is {order.status} and holds {words.stock(order.taken)}; its lines are {words.stock(order.lines)}"
+    return f"is {order.status} and holds {formatting.stock(order.taken)}; its lines are {formatting.stock(order.lines)}"
 
 
 def failed_and_cancelled_orders_hold_no_stock(order: OrderFacts) -> str | None:
     if order.status in UNDONE and order.taken:
-        return f"is {order.status} and still holds {words.stock(order.taken)}"
+        return f"is {order.status} and still holds {formatting.stock(order.taken)}"
     return None
 
 
@@ -86,7 +86,7 @@ def completed_orders_are_charged_the_right_amount(order: OrderFacts) -> str | No
 
 def completed_orders_are_paid_by_their_buyer(order: OrderFacts) -> str | None:
     payment = order.payment
-    # Nobody has said it of payments of earlier versions.
+    # Payments made by earlier versions have no user.
     if order.status not in BOUGHT or payment is None or payment.user_id in (None, order.user_id):
         return None
     return f"is of {order.user_id}, its payment of {payment.user_id}"
@@ -122,25 +122,25 @@ def unfinished_orders_are_taken_up(order: OrderFacts) -> str | None:
 
 
 def an_idempotency_key_makes_one_order(order: OrderFacts) -> str | None:
-    return f"has the user and the idempotency key of {words.listed(order.twins)}" if order.twins else None
+    return f"has the user and the idempotency key of {formatting.listed(order.twins)}" if order.twins else None
 
 
 def rollbacks_give_back_what_was_taken(request: RequestFacts) -> str | None:
     if request.given_back and request.given_back != request.taken:
-        return f"took {words.stock(request.taken)}, and {words.stock(request.given_back)} was given back"
+        return f"took {formatting.stock(request.taken)}, and {formatting.stock(request.given_back)} was given back"
     return None
 
 
 def orders_take_stock_under_one_key(request: RequestFacts) -> str | None:
     if request.order_exists and request.request_id != f"{request.order_id}:deduct" and request.held:
-        held = words.stock(request.held)
+        held = formatting.stock(request.held)
         return f"holds {held} for the order {request.order_id}, which takes its stock under another request id"
     return None
 
 
 def stock_is_taken_for_orders_that_exist(request: RequestFacts) -> str | None:
     if not request.order_exists and request.request_id == f"{request.order_id}:deduct" and request.held:
-        return f"holds {words.stock(request.held)} for an order, and there is no such order"
+        return f"holds {formatting.stock(request.held)} for an order, and there is no such order"
     return None
 
 
@@ -170,13 +170,13 @@ def settled_payments_owe_nothing(payment: PaymentFacts) -> str | None:
     if payment.status == PaymentStatus.REFUNDED and payment.refunded_amount != payment.amount:
         return f"is refunded, and {payment.amount - payment.refunded_amount} of it were not"
     if payment.status not in payments.OUTSTANDING and payment.open_refunds:
-        return f"is {payment.status}, and nobody confirmed the refunds number {words.listed(payment.open_refunds)}"
+        return f"is {payment.status}, and nobody confirmed the refunds number {formatting.listed(payment.open_refunds)}"
     return None
 
 
 def nobody_is_charged_twice(payment: PaymentFacts) -> str | None:
     charges = [charge.amount for charge in payment.gateway_charges]
-    return f"the gateway charged it {len(charges)} times: {words.listed(charges)}" if len(charges) > 1 else None
+    return f"the gateway charged it {len(charges)} times: {formatting.listed(charges)}" if len(charges) > 1 else None
 
 
 def the_gateway_charged_what_we_captured(payment: PaymentFacts) -> str | None:
@@ -186,7 +186,7 @@ def the_gateway_charged_what_we_captured(payment: PaymentFacts) -> str | None:
     may_be_ours = payment.status in UNKNOWN and charges == wanted
     if charges == ours or may_be_ours or len(charges) > 1:
         return None
-    return f"we say {payment.status} of {words.sums(ours)}; the gateway charged {words.sums(charges)}"
+    return f"we say {payment.status} of {formatting.sums(ours)}; the gateway charged {formatting.sums(charges)}"
 
 
 def the_gateway_refunded_what_we_did(payment: PaymentFacts) -> str | None:
@@ -201,7 +201,7 @@ def the_gateway_refunded_what_we_did(payment: PaymentFacts) -> str | None:
 
 
 def charges_that_were_given_up_are_cancelled(payment: PaymentFacts) -> str | None:
-    # A payment that begins as voided was never sent to the gateway, and never will be.
+    # A payment whose first event is voided was never sent to the gateway, and never will be.
     is_voided = payment.status == PaymentStatus.VOIDED and len(payment.events) > 1
     is_given_up = payment.status == PaymentStatus.DECLINED and payment.reason == GATEWAY_FAILED
     if (is_voided or is_given_up) and not payment.is_cancelled_at_the_gateway and not payment.gateway_charges:
@@ -216,8 +216,8 @@ def gateway_entries_belong_to_a_payment(facts: GatewayFacts) -> str | None:
     return f"the gateway has a {entry.kind} of {entry.amount} {entry.currency}, and no payment belongs to it"
 
 
-def rows_belong_to_something(stray: StrayFacts) -> str | None:
-    return f"{stray.table} has rows of {stray.owner}, which does not exist"
+def rows_belong_to_something(orphan: OrphanFacts) -> str | None:
+    return f"{orphan.table} has rows of {orphan.owner}, which does not exist"
 
 
 def orders_are_final(order: OrderFacts) -> str | None:
@@ -265,17 +265,17 @@ PAYMENT_INVARIANTS: tuple[Invariant, ...] = (
     charges_that_were_given_up_are_cancelled,
 )
 GATEWAY_INVARIANTS: tuple[Invariant, ...] = (gateway_entries_belong_to_a_payment,)
-STRAY_INVARIANTS: tuple[Invariant, ...] = (rows_belong_to_something,)
+ORPHAN_INVARIANTS: tuple[Invariant, ...] = (rows_belong_to_something,)
 
 
 def _refunds(refunds: Mapping[str, tuple[int, str]]) -> str:
-    return words.sums((key, amount, currency) for key, (amount, currency) in refunds.items())
+    return formatting.sums((key, amount, currency) for key, (amount, currency) in refunds.items())
 
 
 def _why_not_a_path(facts: Lifecycle, first: str, transitions: Mapping[Any, Any]) -> str | None:
     statuses = [status for _, status in facts.events]
     if [seq for seq, _ in facts.events] != list(range(1, len(statuses) + 1)):
-        return f"the timeline has gaps: {words.listed(seq for seq, _ in facts.events)}"
+        return f"the timeline has gaps: {formatting.listed(seq for seq, _ in facts.events)}"
     if not statuses or statuses[0] != first or statuses[-1] != facts.status:
         return f"the timeline is {' -> '.join(statuses) or 'empty'}, the present status {facts.status}"
     for before, after in pairwise(statuses):

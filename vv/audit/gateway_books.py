@@ -1,4 +1,4 @@
-"""The gateway's own books: the table of the sandbox, and the ledger of a gateway process, fetched by HTTP."""
+"""What the payment gateway did: the table of the sandbox, and the ledger of a gateway process, fetched by HTTP."""
 
 import sqlite3
 import ssl
@@ -10,12 +10,12 @@ import aiohttp
 
 from common.database import Database
 from common.transaction import Row, Transaction
-from vv.audit_reading import CHOSEN_MAX, PAGE, Page, chunks, fetch
-from vv.audit_rows import GatewayEntry, GatewayFacts
+from vv.audit.facts import GatewayEntry, GatewayFacts
+from vv.audit.pages import CHOSEN_MAX, PAGE, Page, chunks, fetch
 from vv.errors import Unavailable
 
 _CALL_WITHIN_S = 30.0
-# Of a declined charge nothing needs to be known.
+# Without declined charges, by which no money moved.
 _SANDBOX = (
     "SELECT gateway_key, kind, charge_key, amount, currency FROM sandbox_gateway FORCE INDEX (once_per_key) "
     "WHERE (approved OR kind <> 'charge')"
@@ -23,8 +23,8 @@ _SANDBOX = (
 
 
 async def sandbox_entries(tx: Transaction, order_ids: Sequence[str]) -> list[GatewayEntry]:
-    """What the sandbox did for payments that are in the order of their ids."""
-    # A key is an order id and what follows a colon; the semicolon comes right after the colon.
+    """What the sandbox did for these payments; ``order_ids`` must be sorted."""
+    # A key is ``ORDER_ID:…``, and ';' is the character after ':', which makes this a range of all keys of an order.
     ranges = [(order_ids[0], f"{order_ids[-1]};")]
     if len(order_ids) <= CHOSEN_MAX:
         ranges = [(f"{order_id}:", f"{order_id};") for order_id in order_ids]
@@ -35,9 +35,9 @@ async def sandbox_entries(tx: Transaction, order_ids: Sequence[str]) -> list[Gat
 
 
 class GatewayLedger:
-    """The ledger of the gateway at ``url``, kept in a temporary file, so that it can be looked up by order.
+    """A copy of the ledger of the gateway at ``url``, in a temporary file, indexed by order.
 
-    ``tls`` is for the connections to it. Entries of orders whose id is not behind ``first_id`` are left out.
+    ``tls`` is for connections to the gateway. Only entries of orders with an id greater than ``first_id`` are kept.
     """
 
     def __init__(self, url: str, first_id: str, tls: ssl.SSLContext | None = None) -> None:
@@ -45,7 +45,7 @@ class GatewayLedger:
         self._tls: ssl.SSLContext | bool = True if tls is None else tls
         self._first_id = first_id
         self._after = 0
-        # An empty name is a file of its own that disappears with the connection.
+        # An empty name is a temporary file, which SQLite deletes when the connection is closed.
         self._file = sqlite3.connect("")
         self._file.execute(
             "CREATE TABLE entries (n INTEGER PRIMARY KEY, order_id TEXT, key TEXT, kind TEXT, charge_key TEXT, "
@@ -58,7 +58,7 @@ class GatewayLedger:
         self._file.close()
 
     async def catch_up(self) -> None:
-        """Fetch what the gateway did since the last time. Raises Unavailable."""
+        """Fetch the entries that are new since the last call. Raises Unavailable."""
         timeout = aiohttp.ClientTimeout(total=_CALL_WITHIN_S)
         try:
             connector = aiohttp.TCPConnector(ssl=self._tls)
@@ -72,7 +72,7 @@ class GatewayLedger:
             ) from error
 
     async def _fetch(self, session: aiohttp.ClientSession) -> bool:
-        """Fetch a page, and tell whether it was the last one."""
+        """Fetch a page; True if it was the last one."""
         query = {"after": self._after, "limit": PAGE}
         async with session.get(f"{self._url}/ledger", params=query, raise_for_status=True) as reply:
             page = await reply.json()
@@ -103,7 +103,7 @@ class GatewayLedger:
         )
 
     def pages(self) -> Iterable[list[GatewayEntry]]:
-        """Everything that was fetched so far, in the order in which it was made."""
+        """All entries fetched so far, oldest first."""
         after = 0
         while rows := self._file.execute(
             "SELECT key, kind, charge_key, amount, currency, n FROM entries WHERE n > ? ORDER BY n LIMIT ?",
@@ -115,7 +115,7 @@ class GatewayLedger:
 
 @dataclass(frozen=True)
 class GatewayBooks:
-    """Every entry of the gateway, and whether there is a payment to it."""
+    """Every entry of the gateway, and whether it belongs to a payment."""
 
     payment: Database
     ledger: GatewayLedger | None
@@ -140,7 +140,7 @@ class GatewayBooks:
             after = rows[-1][0]
 
     async def _with_owners(self, entries: Sequence[GatewayEntry]) -> Page:
-        # After the entry: a payment is written before the gateway hears of it.
+        # Read after the entries: a payment is committed before the gateway is called.
         order_ids = [entry.order_id for entry in entries] or [""]
         rows = await fetch(
             self.payment, "SELECT order_id FROM payments FORCE INDEX (PRIMARY) WHERE order_id IN %s", [order_ids]

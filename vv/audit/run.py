@@ -1,7 +1,7 @@
-"""The audit: every promise about stock and money, checked in the books of the three databases and of the gateway.
+"""One audit: every invariant about stock and money, checked in the three databases and at the payment gateway.
 
-Auditing only reads, and may go on while orders are being placed: what looks wrong is looked at again, twice, and
-reported only if it is wrong each time.
+An audit only reads, and may run while orders are being placed: what looks wrong is read twice more, and reported only
+if it is wrong each time.
 """
 
 import asyncio
@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vv import audit_invariants as invariants
-from vv.audit_facts import Books
-from vv.audit_invariants import Invariant
-from vv.audit_reading import Page
+from vv.audit import invariants
+from vv.audit.books import Books
+from vv.audit.invariants import Invariant
+from vv.audit.pages import Page
 
 _LOOK_AGAIN_AFTER_S = 1.0
 _LOOKS_AGAIN = 2
-# Violations of one invariant that are kept with their rows; the rest are counted.
+# Violations of one invariant that are kept with their rows; further ones are only counted.
 KEPT_MAX = 1_000
 
 Progress = Callable[[int], None]
@@ -25,9 +25,10 @@ Suspects = set[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Section:
-    """Facts of one kind, and what must hold for each; ``quiesced`` only when nothing is under way any more.
+    """Facts of one kind, and the invariants that each must satisfy; ``quiesced`` only once no work is in progress.
 
-    ``read`` gives all of them, or those with the subjects named. ``counted`` is the field of Report for their number.
+    ``read`` yields all of them, or only those with the given subjects. ``counted`` is the field of Report that counts
+    their rows.
     """
 
     read: Callable[[Books, Sequence[str] | None], AsyncIterator[Page]]
@@ -36,7 +37,7 @@ class Section:
     counted: str | None = None
 
 
-# Orders before stock and money: what an order claims to hold was taken before it said so.
+# Orders before stock and money: an order takes both before it records that it has them.
 SECTIONS = (
     Section(
         lambda books, only: books.orders(only),
@@ -53,7 +54,7 @@ SECTIONS = (
     ),
     Section(lambda books, only: books.gateway_entries(only), invariants.GATEWAY_INVARIANTS),
     Section(lambda books, only: books.stock(only), invariants.STOCK_INVARIANTS, counted="skus"),
-    Section(lambda books, only: books.strays(only), invariants.STRAY_INVARIANTS),
+    Section(lambda books, only: books.orphans(only), invariants.ORPHAN_INVARIANTS),
 )
 NAMES = [invariant.__name__ for section in SECTIONS for invariant in section.invariants]
 QUIESCED_NAMES = [invariant.__name__ for section in SECTIONS for invariant in section.quiesced]
@@ -61,7 +62,7 @@ QUIESCED_NAMES = [invariant.__name__ for section in SECTIONS for invariant in se
 
 @dataclass(frozen=True)
 class Violation:
-    """An invariant that does not hold: its name, the SKU, order or row, what is wrong, and the facts that show it."""
+    """An invariant that does not hold: its name, the SKU, order or row, what is wrong, and the facts as evidence."""
 
     invariant: str
     subject: str
@@ -71,9 +72,9 @@ class Violation:
 
 @dataclass
 class Report:
-    """What was looked at, and what was found: how often each invariant is violated, and the first violations.
+    """What was read, how often each invariant is violated, and the first violations of each.
 
-    ``gateway_url`` is where the gateway is whose ledger was compared; None if it was only the table of the sandbox.
+    ``gateway_url`` is the gateway whose ledger was compared; None if only the sandbox's table was.
     """
 
     invariants: list[str]
@@ -96,9 +97,9 @@ class Report:
 
 
 async def audit(books: Books, progress: Progress = lambda _: None, *, quiesced: bool = False) -> Report:
-    """Check every invariant; ``progress`` is told how many more rows were looked at.
+    """Check every invariant; ``progress`` is called with the number of rows read since its last call.
 
-    ``quiesced`` demands in addition that nothing is under way. Raises DatabaseUnavailable, Unavailable.
+    ``quiesced`` also requires that no order and no payment is unfinished. Raises DatabaseUnavailable, Unavailable.
     """
     report = Report(NAMES + (QUIESCED_NAMES if quiesced else []), books.gateway_url)
     wanted = set(report.invariants)
@@ -115,7 +116,7 @@ async def audit(books: Books, progress: Progress = lambda _: None, *, quiesced: 
 
 
 async def again(books: Books, section: Section, suspects: Suspects) -> AsyncIterator[Violation]:
-    """Those of the suspects, pairs of an invariant and a subject, that are violations now."""
+    """Read the suspects, pairs of an invariant and a subject, again; yields those that are violations now."""
     if not suspects:
         return
     names = {name for name, _ in suspects}
@@ -128,7 +129,7 @@ async def again(books: Books, section: Section, suspects: Suspects) -> AsyncIter
 async def _look_at_all(
     books: Books, section: Section, wanted: Collection[str], report: Report, progress: Progress
 ) -> Suspects:
-    # No more than names: of a million violations the rows would not fit into memory.
+    # Names only: the rows of a million violations would not fit into memory.
     suspects: Suspects = set()
     async for page in section.read(books, None):
         suspects |= {(one.invariant, one.subject) for one in _violations(page, section, wanted)}

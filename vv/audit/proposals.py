@@ -1,10 +1,10 @@
-"""What a repair does: SQL that hits what was seen or nothing, or a call that may be repeated."""
+"""What a proposed fix consists of: a sentence, and a change, which is guarded SQL or an idempotent call."""
 
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from vv.audit_rows import Lifecycle
+from vv.audit.facts import Lifecycle
 
 RETURN_STOCK = "POST /inventory/rollback"
 RETURN_MONEY = "POST /payments/cancel"
@@ -12,7 +12,7 @@ RETURN_MONEY = "POST /payments/cancel"
 
 @dataclass(frozen=True)
 class Sql:
-    """Statements for the database of one service, run in one transaction, each of which must hit exactly one row."""
+    """Statements for the database of one service, run in one transaction; each must match exactly one row."""
 
     service: str
     statements: tuple[tuple[str, tuple[Any, ...]], ...]
@@ -27,7 +27,7 @@ class Sql:
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a service that undoes something, and may be repeated."""
+    """An idempotent call of a service that gives stock or money back."""
 
     endpoint: str
     body: tuple[str, str]
@@ -42,7 +42,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A sentence for people; without a ``change`` it says what to look at, and nothing can be done by itself."""
+    """A sentence for people; without a ``change`` nothing can be done automatically, and it says what to look at."""
 
     sentence: str
     change: Sql | Call | None = None
@@ -61,7 +61,10 @@ def guarded_update(
     guard: str = "",
     guard_args: tuple[Any, ...] = (),
 ) -> Sql:
-    """A change of a row that has the version and status that were seen; whoever drives it loses it."""
+    """An UPDATE of a row that still has the version and status that were read.
+
+    It raises the version, so that a service that is working on the row loses its next write.
+    """
     return Sql(
         service,
         (

@@ -1,4 +1,4 @@
-"""What the audit looks at: the books of the three databases and of the gateway, read only, page by page."""
+"""Everything that the audit reads: the three databases and the payment gateway, page by page."""
 
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -7,18 +7,18 @@ from datetime import UTC, datetime
 
 from common.database import Database
 from common.telemetry import Metrics
-from vv.audit_gateway import GatewayBooks, GatewayLedger
-from vv.audit_orders import OrderBooks, PaymentBooks
-from vv.audit_reading import PAGE, Page, fetch
-from vv.audit_rows import StrayFacts
-from vv.audit_stock import StockBooks
+from vv.audit.facts import OrphanFacts
+from vv.audit.gateway_books import GatewayBooks, GatewayLedger
+from vv.audit.order_books import OrderBooks, PaymentBooks
+from vv.audit.pages import PAGE, Page, fetch
+from vv.audit.stock_books import StockBooks
 
-# Before anything was written.
+# Earlier than any row.
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
-# Seconds after which work whose lease has run out should have been taken up.
+# Recovery should have resumed work at most this long after its lease expired.
 OVERDUE_S = 60.0
 
-# Tables without a foreign key: service, table, its column, and the table that has what the column names.
+# References without a foreign key: service, table, column, and the table that the column refers to.
 _OWNED = (
     ("order", "order_lines", "order_id", "orders"),
     ("order", "order_events", "order_id", "orders"),
@@ -31,8 +31,8 @@ _OWNED = (
 class Books:
     """The orders placed, payments made and SKUs created at or after ``since``, each as pages of facts.
 
-    With ``gateway_url`` (and ``tls``) the ledger of the gateway there counts, too. Work is overdue when its lease ran
-    out more than ``overdue_s`` seconds ago. Whoever reads gets DatabaseUnavailable, or Unavailable for the gateway.
+    With ``gateway_url`` (and ``tls``) the ledger of that gateway is read, too. Work is overdue when its lease expired
+    more than ``overdue_s`` seconds ago. Reading raises DatabaseUnavailable, or Unavailable for the gateway.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Books:
         self.databases = {"order": order, "inventory": inventory, "payment": payment}
         self.gateway_url = gateway_url
         self._since = since.astimezone(UTC).replace(tzinfo=None)
-        # A payment may have been made for any id, so that without a limit no id is too small.
+        # POST /payments takes any id as an order id, so without ``since`` even the smallest one is read.
         self._first_id = "" if since == EVER else first_order_id(since)
         self._ledger = ledger = GatewayLedger(gateway_url, self._first_id, tls) if gateway_url else None
         self._stock = StockBooks(inventory, order, self._since)
@@ -60,12 +60,12 @@ class Books:
         self.requests = self._stock.requests
 
     def close(self) -> None:
-        """Give back what is kept of the gateway's ledger."""
+        """Delete the local copy of the gateway's ledger."""
         if self._ledger is not None:
             self._ledger.close()
 
     async def count(self) -> int:
-        """How many rows there are to look at, roughly."""
+        """Roughly how many rows there are to read, for a progress bar."""
         first, last = await self._stock.ledger_range()
         counts = [
             await self._count("order", "orders WHERE order_id > %s", self._first_id),
@@ -74,8 +74,8 @@ class Books:
         ]
         return sum(counts) + last - first
 
-    async def strays(self, only: Sequence[str] | None) -> AsyncIterator[Page]:
-        """Rows that belong to nothing."""
+    async def orphans(self, only: Sequence[str] | None) -> AsyncIterator[Page]:
+        """Orphans: rows that refer to an order, payment or SKU which does not exist."""
         for service, table, column, owners in _OWNED:
             after = "" if service == "inventory" else self._first_id
             sql = (
@@ -83,8 +83,8 @@ class Books:
                 f"ORDER BY {column} LIMIT %s) s LEFT JOIN {owners} o ON o.{column} = s.{column} ORDER BY s.{column}"
             )
             while rows := await fetch(self.databases[service], sql, [after, PAGE]):
-                strays = [StrayFacts(table, row[0]) for row in rows if row[1] is None]
-                yield Page([stray for stray in strays if only is None or stray.subject in only], 0)
+                orphans = [OrphanFacts(table, row[0]) for row in rows if row[1] is None]
+                yield Page([orphan for orphan in orphans if only is None or orphan.subject in only], 0)
                 after = rows[-1][0]
 
     async def _count(self, service: str, what: str, least: object) -> int:
@@ -92,7 +92,7 @@ class Books:
 
 
 def first_order_id(since: datetime) -> str:
-    """What is less than the id of every order placed at or after ``since``: a UUIDv7 begins with milliseconds."""
+    """A lower bound of the ids of all orders placed at or after ``since``: a UUIDv7 begins with its time."""
     milliseconds = f"{max(0, int(since.timestamp() * 1000)):012x}"
     return f"{milliseconds[:8]}-{milliseconds[8:]}-"
 
@@ -106,7 +106,7 @@ async def open_books(
     tls: ssl.SSLContext | None = None,
     overdue_s: float = OVERDUE_S,
 ) -> AsyncIterator[Books]:
-    """The books of the databases at ``urls``, by service; the rest as of :class:`Books`."""
+    """The books of the databases at ``urls``, by service; the other parameters are those of :class:`Books`."""
     async with (
         _database(urls["order"]) as order,
         _database(urls["inventory"]) as inventory,
@@ -118,5 +118,5 @@ async def open_books(
 
 
 def _database(url: str) -> Database:
-    # No page takes long; a machine under full load may.
+    # A page is quick to read, but not on a machine under full load.
     return Database(url, Metrics("audit"), pool_size_max=2, pool_wait_s=60, lock_wait_s=5, transaction_timeout_s=120)

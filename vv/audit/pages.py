@@ -1,4 +1,4 @@
-"""How the audit reads: short consistent reads, page by page, that lock nothing and hold nobody up."""
+"""How the audit reads a database: page by page, each a short consistent read that locks nothing."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -6,17 +6,17 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from common.database import Database
 from common.transaction import Row, Transaction
 
-# Rows of a page; a page is one short read. MariaDB turns lists of 1,000 and more into subqueries
+# Rows of a page. Not more, because MariaDB turns IN lists of 1,000 values and more into subqueries
 # (in_predicate_conversion_threshold), for some of which it reads a whole index: a minute for 100,000 orders.
 PAGE = 500
-# Subjects that are looked at by name at once.
+# Subjects that one statement looks up by name.
 CHOSEN_MAX = 100
 
 T = TypeVar("T")
 
 
 class Facts(Protocol):
-    """What is known of one thing; ``subject`` is its key, by which it can be looked at again."""
+    """What is known about one thing; ``subject`` is the key by which it can be read again."""
 
     @property
     def subject(self) -> str: ...
@@ -26,14 +26,14 @@ F = TypeVar("F", bound=Facts)
 
 
 class Page(NamedTuple):
-    """Facts, and how many rows were looked at for them."""
+    """Facts, and how many rows were read for them."""
 
     facts: Sequence[Any]
     rows: int
 
 
 async def snapshot(database: Database, query: Callable[[Transaction], Awaitable[T]]) -> T:
-    """Run plain reads that all see the database as of the same moment. Raises DatabaseUnavailable."""
+    """Run reads that all see the database as of the same moment. Raises DatabaseUnavailable."""
 
     async def read(tx: Transaction) -> T:
         tx.defer("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -57,9 +57,9 @@ async def fetch(database: Database, sql: str, args: Sequence[Any]) -> list[Row]:
 async def pages_of(
     key: str, after: str, only: Sequence[str] | None, read: Callable[[str, list[Any]], Awaitable[list[F]]]
 ) -> AsyncIterator[list[F]]:
-    """The facts whose ``key`` comes behind ``after``, in its order, or those of ``only``.
+    """Pages of facts, ordered by ``key``: those whose key is greater than ``after``, or only those of ``only``.
 
-    ``read`` gets what a statement ends with, and the arguments of that.
+    ``read`` takes the end of a SELECT, from the condition on, and its arguments.
     """
     if only is not None:
         for chunk in chunks(sorted(only)):
