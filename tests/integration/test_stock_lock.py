@@ -14,7 +14,9 @@ from tests.conftest import open_database
 from tests.database_server import DatabaseServer
 from vv import migrate
 
-UNITS, BUYERS = 50, 200
+# Sixteen buyers run at a time, and the units are no multiple of that: somebody sells the last ones to all of them.
+AT_ONCE = 16
+UNITS, BUYERS = 50, 12 * AT_ONCE
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ async def race_track(database_server: DatabaseServer, monkeypatch: pytest.Monkey
     """A database of its own without the CHECK constraints, which would hide a missing lock behind an error."""
     with database_server.further("race_db") as [url]:
         await asyncio.to_thread(migrate.apply, "inventory", url)
-        async with open_database(url, pool_size_max=16) as database:
+        async with open_database(url, pool_size_max=AT_ONCE) as database:
             for table, constraint in (
                 ("inventory", "stock_is_never_negative"),
                 ("stock_ledger", "ledger_quantity_is_never_negative"),
@@ -34,7 +36,7 @@ async def race_track(database_server: DatabaseServer, monkeypatch: pytest.Monkey
 
 
 async def race(database: Database) -> tuple[int, int]:
-    """How many of 200 buyers got one of 50 units, and what is left in stock."""
+    """How many of the buyers got a unit, and what is left in stock."""
     stock = Stock(database)
     await stock.create([CreateStock(product_id="race", sku="RACE", quantity=UNITS)])
     outcomes = await asyncio.gather(
@@ -56,11 +58,13 @@ async def test_with_the_lock_the_race_is_exact(race_track: Database) -> None:
 
 async def test_without_the_lock_the_race_oversells(race_track: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Taken out of the statement, the lock is missed: more is sold than there was, and the test can see it."""
+    all_have_read = asyncio.Barrier(AT_ONCE)
 
     async def read_stock_without_lock(tx: Transaction, skus: Collection[str]) -> dict[str, int]:
         rows = await tx.fetch_all("SELECT sku, quantity FROM inventory WHERE sku IN %s ORDER BY sku", (sorted(skus),))
         # On a busy machine they might come one after the other all the same.
-        await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            await all_have_read.wait()
         return dict(rows)
 
     monkeypatch.setattr(queries, "lock_free_stock", read_stock_without_lock)
