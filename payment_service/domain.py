@@ -29,6 +29,9 @@ TRANSITIONS: dict[PaymentStatus, frozenset[PaymentStatus]] = {
 OUTSTANDING = {PaymentStatus.PENDING, PaymentStatus.CANCELLING, PaymentStatus.REFUNDING}
 
 
+# Of its column, which is ASCII.
+REASON_CHARACTERS_MAX = 64
+
 # The reason of every step that cancels the payment.
 ORDER_CANCELLED = "order_cancelled"
 

@@ -20,8 +20,9 @@ from common.clients.replies import read_reply
 from common.clients.transport import Request
 from common.errors import ServiceError
 from common.telemetry import log
+from payment_service.domain import REASON_CHARACTERS_MAX
 from payment_service.gateway import ChargeResult, GatewayUnavailable
-from payment_service.gateway_wire import Charge, ChargeNotFound, CreateCharge, CreateRefund, Refund
+from payment_service.gateway_wire import Charge, ChargeNotFound, ChargeStatus, CreateCharge, CreateRefund, Refund
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -66,7 +67,10 @@ class HttpGateway:
     async def refund(self, key: str, *, charge_key: str, amount: int, currency: str) -> None:
         wanted = CreateRefund(charge_key=charge_key, amount=amount, currency=currency)
         with _undecided():
-            await self._call("POST", "/refunds", Refund, key=key, body=wanted)
+            refund = await self._call("POST", "/refunds", Refund, key=key, body=wanted)
+        if refund.status is not ChargeStatus.APPROVED:
+            log.error("gateway_refused_the_refund", key=key, status=refund.status)
+            raise GatewayUnavailable(f"The gateway has {refund.status} the refund.")
 
     async def aclose(self) -> None:
         await self._transport.close()
@@ -96,7 +100,12 @@ def _undecided() -> Iterator[None]:
 
 
 def _result(charge: Charge) -> ChargeResult:
-    return ChargeResult(charge.status, charge.reason)
+    return ChargeResult(charge.status, None if charge.reason is None else _fitting(charge.reason))
+
+
+def _fitting(reason: str) -> str:
+    """What a gateway says in its own words, as far as the column takes it: nothing that is written may fail for it."""
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in reason)[:REASON_CHARACTERS_MAX]
 
 
 def _path(key: str) -> str:

@@ -15,6 +15,7 @@ from common.crash_points import crash_points
 from common.database import Database
 from common.telemetry import Metrics
 from payment_service.charges import Batches, Charges
+from payment_service.domain import REASON_CHARACTERS_MAX
 from payment_service.gateway import ChargeResult, GatewayUnavailable
 from payment_service.gateway_wire import ChargeStatus
 from payment_service.payments import Payments
@@ -127,6 +128,16 @@ async def test_only_answers_of_the_gateway_count_against_a_charge(
     assert gateway.journal.count("find") == till.settings.charge_not_found_max
     assert gateway.journal.count("silence") == len(silences)
     assert gateway.journal[-1] == "cancel"
+
+
+async def test_a_decline_is_written_with_the_longest_reason(database_server: DatabaseServer) -> None:
+    """The column takes what gateways' words are cut to."""
+    reason = "~" * REASON_CHARACTERS_MAX
+    gateway = Gateway(cancels=[ChargeResult(ChargeStatus.DECLINED, reason)])
+    async with till_with(database_server, gateway) as till:
+        await till.charge()
+        assert await till.recover(until={PaymentStatus.DECLINED}) is PaymentStatus.DECLINED
+        assert (await till.payments.get(till.order_id)).reason == reason
 
 
 async def test_a_charge_that_arrives_before_its_key_is_cancelled_is_captured(database_server: DatabaseServer) -> None:

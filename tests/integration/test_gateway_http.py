@@ -40,7 +40,8 @@ each_call = pytest.mark.parametrize("call", [charge, find, cancel, refund], ids=
 
 def http(status: int, body: str, content_type: str = "application/json") -> bytes:
     return (
-        f"HTTP/1.1 {status} Whatever\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        f"HTTP/1.1 {status} Whatever\r\nContent-Type: {content_type}\r\n"
+        f"Content-Length: {len(body.encode())}\r\n\r\n{body}"
     ).encode()
 
 
@@ -98,6 +99,34 @@ async def test_what_the_gateway_says_of_a_charge_decides(
     """Whether it says so for the first time or again."""
     async with gateway_that_answers(http(status, body)) as gateway:
         assert await call(gateway) == result
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("Karte abgelehnt \u2013 Limit \u00fcberschritten", "Karte abgelehnt ? Limit ?berschritten"),
+        ("line\\nfeed", "line?feed"),
+        ("no" * 500, "no" * 32),
+        ("", ""),
+    ],
+    ids=["umlauts", "control", "long", "empty"],
+)
+async def test_why_it_declines_fits_the_books_whatever_its_words(words: str, reason: str) -> None:
+    """A decline that cannot be written would be no decline, and hold its stock for ever."""
+    async with gateway_that_answers(http(201, f'{{"id": "1", "status": "declined", "reason": "{words}"}}')) as gateway:
+        assert await charge(gateway) == ChargeResult(ChargeStatus.DECLINED, reason)
+
+
+@pytest.mark.parametrize("status", ["declined", "cancelled"])
+async def test_a_refund_that_the_gateway_does_not_make_is_not_made(status: str) -> None:
+    """It stays open, and somebody must look."""
+    with structlog.testing.capture_logs() as logs:
+        async with gateway_that_answers(http(201, f'{{"id": "1", "status": "{status}"}}')) as gateway:
+            with pytest.raises(GatewayUnavailable, match=status):
+                await refund(gateway)
+    assert [(one["log_level"], one["event"], one["key"]) for one in logs] == [
+        ("error", "gateway_refused_the_refund", "o:refund:1")
+    ]
 
 
 async def test_a_charge_that_the_gateway_does_not_know() -> None:
