@@ -94,6 +94,17 @@ def allocate(
     return result
 
 
+def may_be_recorded(requests: Iterable[ChangeRequest], allocation: Allocation) -> bool:
+    """Whether one of these refusals may be that of a request which took effect before, and was not found out.
+
+    Others collide with their record when they are written; the refusal of a restock writes nothing.
+    """
+    return any(
+        request.kind is LedgerKind.RESTOCK and isinstance(outcome, ServiceError)
+        for request, outcome in zip(requests, allocation.outcomes, strict=True)
+    )
+
+
 def _decide(request: ChangeRequest, levels: Mapping[str, int]) -> list[LedgerRow]:
     refusal = _refusal(request, levels)
     if refusal is not None:

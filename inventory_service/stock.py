@@ -149,16 +149,23 @@ async def _change(
     recorded: dict[str, list[LedgerRow]] = {}
     for _ in range(_ROUNDS):
         allocation = domain.allocate(free, stock, recorded)
+        if not recorded and domain.may_be_recorded(free, allocation):
+            recorded = await _recorded(tx, free)
+            allocation = domain.allocate(free, stock, recorded)
         queries.insert_ledger(tx, allocation.rows)
         queries.change_stock(tx, allocation.deltas)
         try:
             await tx.commit()
         except DuplicateKey:
-            kinds = {kind for request in free for kind in domain.DECIDING_KINDS[request.kind]}
-            recorded = await queries.get_requests(tx, kinds, [request.request_id for request in free])
+            recorded = await _recorded(tx, free)
             continue
         return _merged(locked, allocation.outcomes)
     raise RuntimeError("The requests are in the ledger, and cannot be read.")
+
+
+async def _recorded(tx: Transaction, requests: Sequence[ChangeRequest]) -> dict[str, list[LedgerRow]]:
+    kinds = {kind for request in requests for kind in domain.DECIDING_KINDS[request.kind]}
+    return await queries.get_requests(tx, kinds, [request.request_id for request in requests])
 
 
 async def _rollback(
