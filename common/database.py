@@ -71,7 +71,9 @@ class Database:
                 "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
                 **address,
             },
-            f"SET SESSION innodb_lock_wait_timeout = {lock_wait_s:d}, time_zone = '+00:00', sql_mode = '{_SQL_MODE}'",
+            f"SET SESSION innodb_lock_wait_timeout = {lock_wait_s:d}, time_zone = '+00:00', sql_mode = '{_SQL_MODE}'"
+            # Or MariaDB may read, and lock, a whole table for a list of 1,000 keys. To MySQL this is a comment.
+            "/*M! , in_predicate_conversion_threshold = 0 */",
         )
 
     @classmethod
