@@ -47,6 +47,11 @@ def set_deadline(seconds: float | None) -> None:
     _deadline.set(None if seconds is None else time.monotonic() + seconds)
 
 
+def seconds_to_answer(at_most: float) -> float:
+    """Seconds until an answer should be on its way: the caller is to have it before he gives up by himself."""
+    return 0.9 * seconds_left(at_most)
+
+
 def seconds_left(at_most: float) -> float:
     """Seconds until the deadline, never more than ``at_most`` and never below zero."""
     deadline = _deadline.get()

@@ -74,8 +74,7 @@ class SkuQueue(Generic[Item]):
 
     async def submit(self, item: Item) -> StockChange:
         """The outcome of the item. Raises its own error, and StockLocked when the caller's deadline is near."""
-        # The caller is to hear it before he gives up by himself.
-        until = time.monotonic() + 0.9 * context.seconds_left(_WAIT_MAX_S)
+        until = time.monotonic() + context.seconds_to_answer(_WAIT_MAX_S)
         return await self._submit(item, lambda _: until, "gave_up")
 
     async def submit_all(self, items: Iterable[Item]) -> list[StockChange | ServiceError]:

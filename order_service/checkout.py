@@ -105,7 +105,7 @@ class Checkout:
 
     def _answer_by(self) -> float:
         """Until when the caller waits, by the monotonic clock."""
-        return time.monotonic() + context.seconds_left(self._timeout_s)
+        return time.monotonic() + context.seconds_to_answer(self._timeout_s)
 
     async def _drive(self, order: OrderRow, answer_by: float) -> OrderRow:
         """Advance the order while its caller waits; if that takes too long, go on without him."""

@@ -89,8 +89,7 @@ class Charges:
         opened = await self._batches.open.submit_all(new)
         self._reached("charge_opened")
         drivers = [self._driver(own, payment) for own, payment in zip(new, opened, strict=True)]
-        # The caller is to hear that nobody knows yet before he gives up by himself.
-        await self._wait({driver for driver in drivers if driver is not None}, 0.9 * context.seconds_left(within_s))
+        await self._wait({driver for driver in drivers if driver is not None}, context.seconds_to_answer(within_s))
         return [_outcome(item, driver, payment) for item, driver, payment in zip(items, drivers, opened, strict=True)]
 
     def _driver(self, new: NewPayment, payment: PaymentRow | ServiceError) -> "asyncio.Task[PaymentRow] | None":
@@ -108,10 +107,8 @@ class Charges:
 
     async def _watch(self, payment: PaymentRow) -> PaymentRow:
         """Wait until the process that drives the payment is done with it; what it has made of it by then."""
-        # The caller is to hear that nobody knows yet before he gives up by himself.
-        within_s = 0.9 * context.seconds_left(self._settings.gateway_timeout_s)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(context.seconds_to_answer(self._settings.gateway_timeout_s)):
                 while True:
                     left = await self._batches.poll.submit(payment.order_id)
                     if left is not None:
