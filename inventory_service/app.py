@@ -92,7 +92,8 @@ def routes(handlers: Handlers) -> list[Route]:
         ),
         Route(
             "GET", "/inventory/ledger", handlers.ledger, "Every change of a SKU's stock, newest first",
-            access=users(Scope.STOCK_READ),
+            # It names the orders of everybody, so it is not for buyers, who may read what is in stock.
+            access=users(Scope.STOCK_WRITE),
             query=LedgerQuery, replies={200: Page[LedgerEntry]}, errors=[SkuNotFound],
         ),
     ]  # fmt: skip
