@@ -2,19 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from uuid_utils import uuid7
 
 from common import context, tracing
-from common.batching import Batcher
+from common.batching import Batcher, as_outcome
 from common.clients import AsyncInventoryClient, AsyncPaymentClient
-from common.contracts.orders import CreateOrder, OrderStatus
+from common.contracts.orders import CreateOrder, OrderNotFound, OrderStatus
 from common.contracts.payments import Payment, PaymentStatus
 from common.crash_points import CrashPoints
-from common.errors import IdempotencyMismatch, RequestInProgress, ServiceError
-from common.telemetry import bind_orders
+from common.errors import DeadlineExceeded, IdempotencyMismatch, RequestInProgress, ServiceError
+from common.telemetry import bind_orders, log
 from common.versioned import LostRace
 from order_service import domain
 from order_service.domain import Move, NewOrder, OrderRow
@@ -70,18 +72,18 @@ class Checkout:
     async def place(self, user_id: str, wanted: CreateOrder, idempotency_key: str | None) -> Placed:
         """Accept an order and drive it as far as it goes; a repeated request is answered as the first one was.
 
-        Raises IdempotencyMismatch and RequestInProgress.
+        Raises IdempotencyMismatch, RequestInProgress and DeadlineExceeded.
         """
         answer_by = self._answer_by()
         new = NewOrder.of(str(uuid7()), user_id, wanted, idempotency_key)
-        begun = await self._purchases.submit(new)
-        order = begun.order
+        try:
+            order = await self._wait_for(self._purchase_and_advance(new), new.order_id, answer_by)
+        except OrderNotFound:
+            raise DeadlineExceeded("The order was not accepted in time; ask again, with the same key.") from None
         bind_orders(order.order_id)
         replayed = order.order_id != new.order_id
         if replayed:
             _check_replay(order, new)
-        elif begun.goes_on:
-            order = await self._drive(order, answer_by)
         events = await self._orders.events(order.order_id) if domain.may_have_failed(order) else []
         return Placed(order, domain.failure(order, events), replayed)
 
@@ -107,13 +109,23 @@ class Checkout:
         """Until when the caller waits, by the monotonic clock."""
         return time.monotonic() + context.seconds_to_answer(self._timeout_s)
 
+    async def _purchase_and_advance(self, new: NewOrder) -> OrderRow:
+        begun = await self._purchases.submit(new)
+        return await self.advance(begun.order) if begun.goes_on else begun.order
+
     async def _drive(self, order: OrderRow, answer_by: float) -> OrderRow:
-        """Advance the order while its caller waits; if that takes too long, go on without him."""
-        driver = asyncio.create_task(self.advance(order))
+        return await self._wait_for(self.advance(order), order.order_id, answer_by)
+
+    async def _wait_for(self, driving: Coroutine[Any, Any, OrderRow], order_id: str, answer_by: float) -> OrderRow:
+        """Drive an order while its caller waits; if that takes too long, go on without it. The order as it is then."""
+        driver = asyncio.create_task(driving)
         self._drivers.add(driver)
         driver.add_done_callback(self._drivers.discard)
         await asyncio.wait([driver], timeout=max(0.0, answer_by - time.monotonic()))
-        return driver.result() if driver.done() else await self._orders.get(order.order_id)
+        if driver.done():
+            return driver.result()
+        driver.add_done_callback(partial(_report_failure, order_id))
+        return await self._orders.get(order_id)
 
     async def advance(self, order: OrderRow) -> OrderRow:
         """Drive an order until it is final, or nobody knows, or somebody else drives it.
@@ -179,6 +191,12 @@ def _or_raise(decision: Decision) -> Move:
     if isinstance(decision, StillUnknown):
         raise decision
     return decision
+
+
+def _report_failure(order_id: str, driver: "asyncio.Task[OrderRow]") -> None:
+    """For drivers whose caller has been answered: nobody else would hear of it."""
+    if not driver.cancelled() and (error := driver.exception()) is not None:
+        log.warning("order_left_to_recovery", order_id=order_id, code=as_outcome(error).code)
 
 
 def _check_replay(order: OrderRow, new: NewOrder) -> None:
