@@ -25,6 +25,9 @@ _NO_SYN = b"".join(
 
 
 class Listener(web.TCPSite):
+    # Nobody awaits it, and so somebody has to hold it.
+    _serving: "asyncio.Future[Any]"
+
     async def start(self) -> None:
         await web.BaseSite.start(self)
         assert self._runner.server is not None
@@ -39,7 +42,7 @@ class Listener(web.TCPSite):
         )
 
     async def close(self) -> None:
-        """Close the port, and serve those who had connected to it: the system resets whom nobody has accepted yet."""
+        """Close the port, but accept those who had connected to it: the system resets whom nobody has accepted."""
         assert isinstance(self._server, asyncio.Server)
         assert self._runner.server is not None
         loop = asyncio.get_running_loop()
@@ -51,9 +54,11 @@ class Listener(web.TCPSite):
         await asyncio.sleep(_LAST_ROUND_TRIPS_S)
         connected = [connection for port in ports for connection in _accept_all(port)]
         await self.stop()
-        # Who fails the handshake, or hangs up during it, has lost nothing.
         serving = [loop.connect_accepted_socket(self._runner.server, each, **self._tls) for each in connected]
-        await asyncio.gather(*serving, return_exceptions=True)
+        # Who fails the handshake, or hangs up during it, has lost nothing.
+        self._serving = asyncio.gather(*serving, return_exceptions=True)
+        # From now on the runner knows of them.
+        await asyncio.sleep(0)
 
     @property
     def _tls(self) -> dict[str, Any]:
@@ -81,7 +86,8 @@ def _ignore_newcomers(port: int) -> None:
 
 def _accept_all(port: int) -> list[socket.socket]:
     connected: list[socket.socket] = []
-    with socket.socket(fileno=os.dup(port)) as listening, contextlib.suppress(BlockingIOError):
+    # Until nobody is left, or there are no more files to be had.
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(port)) as listening:
         while True:
             connected.append(listening.accept()[0])
             connected[-1].setblocking(False)

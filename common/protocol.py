@@ -1,13 +1,15 @@
 """aiohttp's connections, with load shedding, and without patience for slow clients, for which aiohttp has no limits."""
 
 import asyncio
+from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakSet
 
 from aiohttp import web
 
 from common.load_shedding import is_whole
 from common.middleware import malformed_http
-from common.web import DRAINING, LOAD_SHEDDER
+from common.web import BODY_WITHIN_S, DRAINING, LOAD_SHEDDER
 
 # Longer than the keep-alive of usual proxies (60 s), which must be the side that closes.
 KEEPALIVE_S = 75.0
@@ -26,7 +28,7 @@ _LOOK_EVERY_S = 0.01
 class _RequestHandler(web.RequestHandler):
     """Answers with problem documents also to bytes that are not a request."""
 
-    __slots__ = ("_draining", "_head_due", "_is_new", "_is_partial", "_reply_due", "_shedder")
+    __slots__ = ("__weakref__", "_draining", "_head_due", "_is_new", "_is_partial", "_reply_due", "_shedder")
 
     def __init__(self, *args: Any, app: web.Application, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -42,6 +44,8 @@ class _RequestHandler(web.RequestHandler):
         self._reply_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(self._manager, _Server)
+        self._manager.connecting.discard(self)
         super().connection_made(transport)
         self._head_due = self._loop.call_later(PATIENCE_S, self.force_close)
 
@@ -56,6 +60,14 @@ class _RequestHandler(web.RequestHandler):
     def awaits_head(self) -> bool:
         """Whether a request was promised: by connecting, or by its beginning."""
         return self._head_due is not None
+
+    @property
+    def awaits_body(self) -> bool:
+        """Whether a request has come without the end of its body."""
+        bodies = [body for _, body in self._messages]
+        if self._current_request is not None:
+            bodies.append(self._current_request.content)
+        return not all(body.is_eof() for body in bodies)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -125,9 +137,25 @@ class _RequestHandler(web.RequestHandler):
 
 class _Server(web.Server):
     app: web.Application
+    # Those with whom the TLS handshake goes on. Nobody says when it has failed.
+    connecting: WeakSet[_RequestHandler]
 
     def __call__(self) -> web.RequestHandler:
-        return _RequestHandler(self, loop=self._loop, app=self.app, **self._kwargs)
+        handler = _RequestHandler(self, loop=self._loop, app=self.app, **self._kwargs)
+        self.connecting.add(handler)
+        return handler
+
+    @property
+    def awaits_heads(self) -> bool:
+        return bool(self.connecting) or any(handler.awaits_head for handler in self._handlers)
+
+    @property
+    def awaits_bodies(self) -> bool:
+        return any(handler.awaits_body for handler in self._handlers)
+
+    @property
+    def _handlers(self) -> Iterator[_RequestHandler]:
+        return (handler for handler in self.connections if isinstance(handler, _RequestHandler))
 
 
 class Runner(web.AppRunner):
@@ -137,12 +165,19 @@ class Runner(web.AppRunner):
         server.__class__ = _Server
         assert isinstance(server, _Server)
         server.app = self.app
+        server.connecting = WeakSet()
         return server
 
-    async def await_first_requests(self) -> None:
-        """Return when each connection has sent its first request, or has had the time for it."""
-        assert self.server is not None
-        for _ in range(round(_FIRST_REQUESTS_S / _LOOK_EVERY_S)):
-            if not any(isinstance(each, _RequestHandler) and each.awaits_head for each in self.server.connections):
-                return
-            await asyncio.sleep(_LOOK_EVERY_S)
+    async def await_requests(self) -> None:
+        """Return when all who have connected have sent a whole request, or have had the time for it."""
+        server = self.server
+        assert isinstance(server, _Server)
+        await _wait_while(lambda: server.awaits_heads, _FIRST_REQUESTS_S)
+        await _wait_while(lambda: server.awaits_bodies, BODY_WITHIN_S)
+
+
+async def _wait_while(is_so: Callable[[], bool], at_most_s: float) -> None:
+    for _ in range(round(at_most_s / _LOOK_EVERY_S)):
+        if not is_so():
+            return
+        await asyncio.sleep(_LOOK_EVERY_S)

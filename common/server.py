@@ -72,7 +72,8 @@ async def _serve(app: web.Application, settings: ServiceSettings, *, is_worker: 
         access_log=None,
         keepalive_timeout=KEEPALIVE_S,
         lingering_time=LINGER_S,
-        shutdown_timeout=settings.drain_timeout_s,
+        # aiohttp grants it twice: to the handler of a request, and then to the task of its connection.
+        shutdown_timeout=settings.drain_timeout_s / 2,
     )
     await runner.setup()
     tls = app[SECURITY].server_tls if SECURITY in app else None
@@ -98,7 +99,7 @@ async def _serve(app: web.Application, settings: ServiceSettings, *, is_worker: 
         app[DRAINING].set()
         await asyncio.sleep(settings.drain_delay_s)
         await listener.close()
-        await runner.await_first_requests()
+        await runner.await_requests()
     finally:
         await runner.cleanup()
     log.info("stopped")

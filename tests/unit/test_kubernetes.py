@@ -161,7 +161,7 @@ def test_a_roll_out_takes_nobody_away(overlay: str) -> None:
         pod = pods(overlay)[service]
         settings = variables_of(overlay, pod["containers"][0])
         drains = sum(float(settings[f"{service.upper()}_DRAIN_{name}_S"]) for name in ("DELAY", "TIMEOUT"))
-        assert pod["terminationGracePeriodSeconds"] >= drains + 10
+        assert pod["terminationGracePeriodSeconds"] >= drains + 12
         assert "lifecycle" not in pod["containers"][0], "the service itself waits"
     gateway = pods(overlay)["gateway"]
     [*_, seconds] = gateway["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
