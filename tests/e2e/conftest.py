@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,18 @@ def make_door(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 def door(services: Services, make_door: MakeDoor) -> FrontDoorProcess:
     """In front of the real services, with generous limits."""
     return make_door(urls_of(services))
+
+
+@pytest.fixture
+def user() -> str:
+    """A user who has ordered nothing yet."""
+    return f"user-{uuid4().hex}"
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
 
 
 def urls_of(services: Services) -> dict[str, str]:
