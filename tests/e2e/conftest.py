@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import pymysql
 import pytest
 
 from common.database_url import parse_database_url
+from tests.buyers import Buyers, buyers_at
 from tests.e2e.raw import Server
 from tests.front_door import FrontDoorProcess, Upstream, nginx_is_there
 from tests.processes import Services
@@ -41,6 +42,7 @@ _BOOKS = {
 
 State = Mapping[str, tuple[Any, ...]]
 MakeDoor = Callable[..., FrontDoorProcess]
+StartServices = Callable[..., Services]
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,37 @@ def user() -> str:
 def threads() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(4) as pool:
         yield pool
+
+
+@pytest.fixture(scope="module")
+def start_services(migrated: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServices]:
+    """Starts further instances of the three services, with settings of their own, on the same databases."""
+    with contextlib.ExitStack() as running:
+
+        def start(**settings: str) -> Services:
+            services = Services(migrated.service_urls, tmp_path_factory.mktemp("more"))
+            running.callback(services.stop)
+            return services.start(**settings)
+
+        yield start
+
+
+@pytest.fixture
+async def buyers(services: Services) -> AsyncIterator[Buyers]:
+    async with buyers_at(services.order.url) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def admin(migrated: Databases) -> Iterator[dict[str, "pymysql.cursors.Cursor"]]:
+    """Connections that may do everything."""
+    with contextlib.ExitStack() as stack:
+        cursors = {}
+        for service, url in migrated.migration_urls.items():
+            address = parse_database_url(url)
+            connection = pymysql.connect(database=address.pop("db"), autocommit=True, **address)
+            cursors[service] = stack.enter_context(contextlib.closing(connection)).cursor()
+        yield cursors
 
 
 def urls_of(services: Services) -> dict[str, str]:
