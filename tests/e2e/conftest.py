@@ -18,7 +18,6 @@ from tests.buyers import Buyers, buyers_at
 from tests.e2e.raw import Server
 from tests.front_door import FrontDoorProcess, Upstream, nginx_is_there
 from tests.processes import Services
-from vv import certs
 from vv.databases import Databases
 
 # What each table holds, in numbers that every write changes.
@@ -135,16 +134,9 @@ def unchanged(books: Books) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    nginx_is_there()
-    folder = tmp_path_factory.mktemp("certs")
-    certs.ensure(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def make_door(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeDoor]:
     """Starts a front door of the services at these URLs."""
+    nginx_is_there()
     with contextlib.ExitStack() as stack:
 
         def make(upstreams: dict[str, str], **settings: str) -> FrontDoorProcess:
