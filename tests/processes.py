@@ -127,6 +127,14 @@ def answers(url: str, tls: ssl.SSLContext | None = None) -> bool:
         return False
 
 
+def is_alive(pid: int) -> bool:
+    """Whether the process runs: one that has ended and that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 class ServiceProcess(ManagedProcess):
     """``python -m NAME_service`` on a port of its own, with the certificates in the folder ``tls`` if there is one."""
 
