@@ -11,6 +11,7 @@ from common.database import Database
 from common.telemetry import Metrics
 from tests.database_server import VARIABLE, DatabaseServer, given_url, running_server
 from tests.processes import Services
+from vv import certs
 from vv.audit import Books, Report, audit
 from vv.databases import Databases
 
@@ -46,6 +47,14 @@ def reached_by_socket(migrated: Databases) -> None:
     """For services that have certificates: on TCP they talk to no database but one that has them, too."""
     if any("unix_socket=" not in url for url in migrated.service_urls.values()):
         pytest.skip(f"services that have certificates need them of the database, too, or a unix_socket in {VARIABLE}")
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that ``vv certs`` makes. Whoever changes anything in it makes one of his own."""
+    folder = tmp_path_factory.mktemp("certs")
+    certs.ensure(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

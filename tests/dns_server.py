@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.packages import found_or_installed
 from tests.processes import free_port
-from vv import apt
 from vv.apt import Package
 from vv.errors import Unavailable
-from vv.output import say_aside
 
 DOMAIN = "shop.test"
 TTL_S = 1
@@ -42,7 +41,7 @@ class DnsServer:
     """Knows the domain ``shop.test`` and nothing else; what it says is good for a second."""
 
     def __init__(self) -> None:
-        self._program = _find_or_install()
+        self._program = found_or_installed(_find, _PACKAGE)
         self._port = free_port()
         self.address = f"127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -105,16 +104,6 @@ def dns_server() -> Iterator[DnsServer]:
         yield server
     finally:
         server.stop()
-
-
-def _find_or_install() -> str:
-    found = _find()
-    if found is None:
-        apt.install(_PACKAGE, say_aside)
-        found = _find()
-    if found is None:
-        raise Unavailable(f"{_PACKAGE.missing} {_PACKAGE.what_to_do}")
-    return found
 
 
 def _find() -> str | None:

@@ -1,64 +1,33 @@
 """The issuer of ``tests/issuer.py`` as a real process, told by the tests what to do."""
 
 import json
-import os
-import subprocess
-import sys
-import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
 from tests.issuer_realm import HOST, REALM, USER_SCOPES
-from tests.processes import free_port
+from tests.processes import ManagedProcess, answers, free_port
 
 BUYER = ("orders:write", "orders:read", "stock:read", "payments:read")
 STAFF = tuple(sorted(USER_SCOPES))
 
-_READY_WITHIN_S = 20.0
 
-
-class IssuerProcess:
+class IssuerProcess(ManagedProcess):
     """An issuer on ports of its own; ``url`` is what a service needs as ``AUTH_ISSUER``."""
 
     def __init__(self, folder: Path) -> None:
-        self.log = folder / "issuer.log"
-        self.port, self._control_port = free_port(), free_port()
+        super().__init__(folder / "issuer.log")
+        self._control_port = free_port()
         self.url = f"http://{HOST}:{self.port}{REALM}"
         self.token_url = f"{self.url}/protocol/openid-connect/token"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def process(self) -> subprocess.Popen[bytes]:
-        assert self._process is not None
-        return self._process
 
     def start(self) -> Self:
         """Start it, and wait until it answers. Its keys are new each time."""
-        command = [sys.executable, "-m", "tests.issuer"]
-        ports = ["--port", str(self.port), "--control-port", str(self._control_port)]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen([*command, *ports], env=os.environ, stdout=log, stderr=log)
-        deadline = time.monotonic() + _READY_WITHIN_S
-        while not self.is_alive():
-            assert self._process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
-        return self
+        return self._run("tests.issuer", "--port", str(self.port), "--control-port", str(self._control_port))
 
-    def is_alive(self) -> bool:
-        try:
-            self._control("GET", "/livez")
-        except (urllib.error.URLError, OSError):
-            return False
-        return True
-
-    def stop(self) -> int:
-        """SIGTERM; the exit code."""
-        self.process.terminate()
-        return self.process.wait(20)
+    def is_ready(self) -> bool:
+        return answers(self._control_url("/livez"))
 
     def behave(self, **behaviour: float | str | list[str]) -> None:
         """Have it behave otherwise, at once: see ``Behaviour``."""
@@ -119,9 +88,12 @@ class IssuerProcess:
 
     def _control(self, method: str, path: str, body: object = None) -> Any:
         raw = None if body is None else json.dumps(body).encode()
-        wanted = urllib.request.Request(f"http://{HOST}:{self._control_port}{path}", raw, method=method)
+        wanted = urllib.request.Request(self._control_url(path), raw, method=method)
         with urllib.request.urlopen(wanted, timeout=5) as reply:
             return json.load(reply)
+
+    def _control_url(self, path: str) -> str:
+        return f"http://{HOST}:{self._control_port}{path}"
 
 
 def _password(user: str) -> str:

@@ -72,21 +72,14 @@ def certificate_of(name: str, folder: Path) -> Certificates:
     return Certificates(folder / f"{name}.crt", folder / f"{name}.key", folder / "ca.crt")
 
 
-class ServiceProcess:
-    """``python -m NAME_service`` on a port of its own, with the certificates in the folder ``tls`` if there is one."""
+class ManagedProcess:
+    """A program that answers HTTP on a port of its own; what it says goes to ``log``."""
 
-    def __init__(self, name: str, environment: Mapping[str, str], log: Path, tls: Path | None = None) -> None:
-        self.name = name
-        self.port = free_port()
-        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
+    ENDS_WITHIN_S = 20.0
+
+    def __init__(self, log: Path) -> None:
         self.log = log
-        self.is_as_usual = True
-        self.environment = {**environment, f"{name.upper()}_PORT": str(self.port)}
-        self._tls: ssl.SSLContext | None = None
-        if tls is not None:
-            self._tls = certificate_of("operator", tls).client
-            files = {"CERTIFICATE": f"{name}.crt", "KEY": f"{name}.key", "CA": "ca.crt"}
-            self.environment |= {f"{name.upper()}_TLS_{kind}": str(tls / file) for kind, file in files.items()}
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -94,44 +87,82 @@ class ServiceProcess:
         assert self._process is not None
         return self._process
 
-    def start(self, **settings: str) -> Self:
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def is_ready(self) -> bool:
+        raise NotImplementedError
+
+    def _run(self, *command: str, **environment: str) -> Self:
         """Start it with further environment variables, and wait until it is ready."""
-        self.is_as_usual = not settings
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", f"{self.name}_service"],
-                env={**os.environ, **self.environment, **settings},
-                stdout=log,
-                stderr=log,
+                [sys.executable, "-m", *command], env={**os.environ, **environment}, stdout=log, stderr=log
             )
         deadline = time.monotonic() + _READY_WITHIN_S
         while not self.is_ready():
             assert self._process.poll() is None, self.log.read_text()[-2_000:]
-            assert time.monotonic() < deadline, f"{self.name} is not ready: {self.log.read_text()[-2_000:]}"
+            assert time.monotonic() < deadline, f"{command[0]} is not ready: {self.log.read_text()[-2_000:]}"
             time.sleep(0.05)
         return self
-
-    def is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=1, context=self._tls) as reply:
-                return bool(reply.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
 
     def kill(self) -> None:
         """``kill -9``."""
         self.process.kill()
         self.process.wait(10)
 
-    def wait_for_end(self, timeout_s: float = 10.0) -> int:
-        """The exit code; negative for a signal."""
-        return self.process.wait(timeout_s)
-
     def stop(self) -> int:
         """SIGTERM; the exit code."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(self.ENDS_WITHIN_S)
+
+
+def answers(url: str, tls: ssl.SSLContext | None = None) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1, context=tls) as reply:
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs: one that has ended and that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+class ServiceProcess(ManagedProcess):
+    """``python -m NAME_service`` on a port of its own, with the certificates in the folder ``tls`` if there is one."""
+
+    ENDS_WITHIN_S = 30.0
+
+    def __init__(self, name: str, environment: Mapping[str, str], log: Path, tls: Path | None = None) -> None:
+        super().__init__(log)
+        self.name = name
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
+        self.is_as_usual = True
+        self.environment = {**environment, f"{name.upper()}_PORT": str(self.port)}
+        self._tls: ssl.SSLContext | None = None
+        if tls is not None:
+            self._tls = certificate_of("operator", tls).client
+            files = {"CERTIFICATE": f"{name}.crt", "KEY": f"{name}.key", "CA": "ca.crt"}
+            self.environment |= {f"{name.upper()}_TLS_{kind}": str(tls / file) for kind, file in files.items()}
+
+    def start(self, **settings: str) -> Self:
+        """Start it with further environment variables, and wait until it is ready."""
+        self.is_as_usual = not settings
+        return self._run(f"{self.name}_service", **{**self.environment, **settings})
+
+    def is_ready(self) -> bool:
+        return answers(f"{self.url}/readyz", self._tls)
+
+    def wait_for_end(self, timeout_s: float = 10.0) -> int:
+        """The exit code; negative for a signal."""
+        return self.process.wait(timeout_s)
 
 
 class Services:
@@ -159,6 +190,6 @@ class Services:
         return self
 
     def stop(self) -> None:
-        running = [service for service in self.all if service._process and service.process.poll() is None]
+        running = [service for service in self.all if service.is_running]
         with ThreadPoolExecutor(len(self.all)) as pool:
             list(pool.map(ServiceProcess.stop, running))

@@ -1,6 +1,8 @@
-"""What the tests of the client library send and expect, without services."""
+"""What the tests of the client library send and expect, and a server that hangs up: all without services."""
 
 from datetime import UTC, datetime
+
+from aiohttp import web
 
 from common.clients import Order, OrderStatus, RetryPolicy
 
@@ -22,3 +24,10 @@ def order(status: OrderStatus = OrderStatus.COMPLETED) -> Order:
         created_at=moment,
         updated_at=moment,
     )
+
+
+async def hang_up(request: web.Request) -> web.Response:
+    """As a server that dies in the middle of a request: the connection is reset."""
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()

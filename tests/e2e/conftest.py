@@ -2,7 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,10 @@ import pymysql
 import pytest
 
 from common.database_url import parse_database_url
+from tests.buyers import Buyers, buyers_at
 from tests.e2e.raw import Server
 from tests.front_door import FrontDoorProcess, Upstream, nginx_is_there
 from tests.processes import Services
-from vv import certs
 from vv.databases import Databases
 
 # What each table holds, in numbers that every write changes.
@@ -40,6 +41,7 @@ _BOOKS = {
 
 State = Mapping[str, tuple[Any, ...]]
 MakeDoor = Callable[..., FrontDoorProcess]
+StartServices = Callable[..., Services]
 
 
 @dataclass(frozen=True)
@@ -132,16 +134,9 @@ def unchanged(books: Books) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    nginx_is_there()
-    folder = tmp_path_factory.mktemp("certs")
-    certs.ensure(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def make_door(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeDoor]:
     """Starts a front door of the services at these URLs."""
+    nginx_is_there()
     with contextlib.ExitStack() as stack:
 
         def make(upstreams: dict[str, str], **settings: str) -> FrontDoorProcess:
@@ -156,6 +151,49 @@ def make_door(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 def door(services: Services, make_door: MakeDoor) -> FrontDoorProcess:
     """In front of the real services, with generous limits."""
     return make_door(urls_of(services))
+
+
+@pytest.fixture
+def user() -> str:
+    """A user who has ordered nothing yet."""
+    return f"user-{uuid4().hex}"
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def start_services(migrated: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServices]:
+    """Starts further instances of the three services, with settings of their own, on the same databases."""
+    with contextlib.ExitStack() as running:
+
+        def start(**settings: str) -> Services:
+            services = Services(migrated.service_urls, tmp_path_factory.mktemp("more"))
+            running.callback(services.stop)
+            return services.start(**settings)
+
+        yield start
+
+
+@pytest.fixture
+async def buyers(services: Services) -> AsyncIterator[Buyers]:
+    async with buyers_at(services.order.url) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def admin(migrated: Databases) -> Iterator[dict[str, "pymysql.cursors.Cursor"]]:
+    """Connections that may do everything."""
+    with contextlib.ExitStack() as stack:
+        cursors = {}
+        for service, url in migrated.migration_urls.items():
+            address = parse_database_url(url)
+            connection = pymysql.connect(database=address.pop("db"), autocommit=True, **address)
+            cursors[service] = stack.enter_context(contextlib.closing(connection)).cursor()
+        yield cursors
 
 
 def urls_of(services: Services) -> dict[str, str]:

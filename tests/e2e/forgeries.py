@@ -294,5 +294,5 @@ GOOD: dict[str, Make] = {
     "x5u of the attacker, and our signature": lambda forge: forge.own.with_header(x5u=forge.attacker_url),
     "jwk of the attacker, and our signature": lambda forge: forge.own.with_header(jwk=forge.foreign_jwk),
 }
-# The one that is too long for a header line; see test_attacks.py.
+# The one that is too long for a header line; see attacks/test_tokens.py.
 LONG: dict[str, Make] = {"kid of 10 KB": _header(kid="k" * 10_240), "1 MB": lambda _: "A" * 2**20}

@@ -16,7 +16,7 @@ import pymysql
 from common.database_url import parse_database_url
 from tests.database_server import DatabaseServer
 from tests.e2e.conftest import Books
-from tests.e2e.raw import Answer, Server
+from tests.e2e.raw import Answer, Server, assert_problem
 from tests.issuer_process import STAFF, IssuerProcess
 from tests.processes import ServiceProcess, Services
 
@@ -123,6 +123,12 @@ def guarded_stack(database_server: DatabaseServer, folder: Path, **settings: str
 def _connect(url: str) -> "pymysql.Connection[Any]":
     address = parse_database_url(url)
     return pymysql.connect(database=address.pop("db"), autocommit=True, **address)
+
+
+def assert_forbidden(answer: Answer) -> None:
+    assert_problem(answer, 403, "forbidden")
+    asked = answer.headers["WWW-Authenticate"]
+    assert asked.startswith('Bearer error="insufficient_scope"'), asked
 
 
 class Trap:

@@ -49,7 +49,7 @@ class Shop:
 
     def stop(self) -> None:
         for process in [self.order, *self.stock, self.payment]:
-            if process._process is not None and process.process.poll() is None:
+            if process.is_running:
                 process.stop()
 
     def name(self, *stock: ServiceProcess) -> None:

@@ -1,11 +1,9 @@
 """The front door and the wire: what is repeated and what is not, requests in disguise, slow clients, certificates."""
 
-import contextlib
 import re
 import socket
-import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,15 +11,28 @@ import pytest
 
 from tests.conftest import log_of
 from tests.e2e.conftest import MakeDoor, wait_until
-from tests.e2e.raw import Answer, Server, assert_problem, read_answer
+from tests.e2e.raw import assert_problem, read_answer
+from tests.e2e.slow import (
+    CUT_WITHIN_S,
+    HEAD,
+    BeSlow,
+    begins_a_body,
+    begins_a_second_head,
+    dribble,
+    goes_on_with_a_body,
+    goes_on_with_a_head,
+    life,
+    read_to_the_end,
+    reads_nothing_of,
+    says_nothing,
+    send_half_a_body,
+)
 from tests.front_door import FrontDoorProcess, Upstream, answers_ok
 from tests.processes import Services
 from vv.databases import Databases
 from vv.front_door import Nginx
 
 SERVICES = ("order", "inventory", "payment")
-# Ten seconds, and something for a machine that has other things to do.
-CUT_WITHIN_S = 12.0
 BODY = b'{"user_id": "ann"}'
 
 
@@ -177,7 +188,7 @@ class TestDisguises:
             connection.sendall(DISGUISES[shape])
             answer = read_answer(connection)
             assert_problem(answer, 400, "malformed_http")
-            assert _read_to_the_end(connection) == b""
+            assert read_to_the_end(connection) == b""
         assert [head for head in upstream.requests if "metrics" in head] == []
         assert upstream.whole_requests == []
 
@@ -210,7 +221,7 @@ class TestDisguises:
         with watched.connect() as connection:
             connection.sendall(raw)
             assert read_answer(connection).status in (200, 400)
-            assert _read_to_the_end(connection) == b""
+            assert read_to_the_end(connection) == b""
         assert len(upstream.whole_requests) <= 1
         for data in upstream.connections:
             head = bytes(data).split(b"\r\n\r\n")[0]
@@ -225,55 +236,13 @@ class TestDisguises:
         assert len(upstream.whole_requests) == 1
 
 
-_ASK = b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n"
-_HEAD = POST + b"Content-Type: application/json\r\n"
-BeSlow = Callable[[socket.socket], Iterator[None] | None]
-
-
 def never_begins_tls(_: socket.socket) -> None:
     """Connects, and that is all."""
 
 
-def says_nothing(_: socket.socket) -> None:
-    """Shakes hands, and that is all."""
-
-
-def goes_on_with_a_head(connection: socket.socket) -> None:
-    connection.sendall(_HEAD)
-    _dribble(connection, b"X")
-
-
-def begins_a_second_head(connection: socket.socket) -> None:
-    connection.sendall(_ASK)
-    assert read_answer(connection).status == 200
-    connection.sendall(_HEAD)
-
-
-def begins_a_body(connection: socket.socket) -> None:
-    connection.sendall(_HEAD + b"Content-Length: 1000\r\n\r\n{")
-
-
-def goes_on_with_a_body(connection: socket.socket) -> None:
-    connection.sendall(_HEAD + b"Content-Length: 1000\r\n\r\n")
-    _dribble(connection, b" ")
-
-
 def goes_on_with_a_body_that_nobody_wants(connection: socket.socket) -> None:
-    connection.sendall(_HEAD.replace(b"/orders", b"/nowhere") + b"Content-Length: 1000\r\n\r\n")
-    _dribble(connection, b" ")
-
-
-def reads_nothing(connection: socket.socket) -> Iterator[None]:
-    """Asks for more than fits into the buffers on the way, again and again."""
-    while True:
-        connection.sendall(b"GET /orders?limit=100 HTTP/1.1\r\nHost: test\r\n\r\n" * 100)
-        yield
-
-
-def _dribble(connection: socket.socket, byte: bytes) -> None:
-    while True:
-        connection.sendall(byte)
-        time.sleep(0.5)
+    connection.sendall(HEAD.replace(b"/orders", b"/nowhere") + b"Content-Length: 1000\r\n\r\n")
+    dribble(connection, b" ")
 
 
 SLOW: list[BeSlow] = [
@@ -284,7 +253,7 @@ SLOW: list[BeSlow] = [
     begins_a_body,
     goes_on_with_a_body,
     goes_on_with_a_body_that_nobody_wants,
-    reads_nothing,
+    reads_nothing_of("/orders?limit=100"),
 ]
 
 
@@ -294,7 +263,7 @@ class TestSlowClients:
         """Within ten seconds, whatever they are slow with, while others are served as ever."""
         with ThreadPoolExecutor(len(SLOW) * 5 + 1) as pool:
             lives = {kind: [pool.submit(_life, door, kind) for _ in range(5)] for kind in SLOW}
-            told = pool.submit(_send_half_a_body, door)
+            told = pool.submit(send_half_a_body, door)
             took = []
             while not all(life.done() for kind in SLOW for life in lives[kind]):
                 started = time.monotonic()
@@ -310,30 +279,8 @@ class TestSlowClients:
 
 
 def _life(door: FrontDoorProcess, be_slow: BeSlow) -> float:
-    """Seconds until the connection is closed, one way or the other; TimeoutError when it is not. Of who does not take
-    what he has asked for, from when nothing more of that fitted in."""
     with door.connect_plainly() if be_slow is never_begins_tls else door.connect() as connection:
-        connection.settimeout(2 * CUT_WITHIN_S)
-        started = time.monotonic()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
-            for _ in be_slow(connection) or ():
-                started = time.monotonic()
-            _read_to_the_end(connection)
-        return time.monotonic() - started
-
-
-def _send_half_a_body(door: Server) -> Answer:
-    with door.connect() as connection:
-        begins_a_body(connection)
-        return read_answer(connection)
-
-
-def _read_to_the_end(connection: socket.socket) -> bytes:
-    read = bytearray()
-    with contextlib.suppress(ConnectionResetError, ssl.SSLEOFError):
-        while data := connection.recv(65_536):
-            read += data
-    return bytes(read)
+        return life(connection, be_slow)
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,12 @@ import pytest
 from click.testing import CliRunner
 
 from tests.conftest import log_of
-from tests.e2e.test_stack import Up, is_alive, wait_until
+from tests.e2e.conftest import wait_until
+from tests.e2e.test_stack import Up
 from tests.front_door import nginx_is_there
 from tests.gateway_process import GatewayProcess
 from tests.issuer_process import STAFF, IssuerProcess
-from tests.processes import free_port_offset
+from tests.processes import free_port_offset, is_alive
 from vv import certs, nginx_program
 from vv.__main__ import main
 from vv.mariadb import Mariadb
@@ -123,7 +124,7 @@ def test_the_front_door_is_started_again(up: LockedUp, running: dict[str, Any]) 
     """When it is killed, though its workers live on and hold the port."""
     before = running["pids"]["front_door"]
     os.kill(before, signal.SIGKILL)
-    wait_until(lambda: (up.stack() or running)["pids"]["front_door"] != before)
+    wait_until(lambda: (up.stack() or running)["pids"]["front_door"] != before, 20)
     trusting = ssl.create_default_context(cafile=running["certificates"] + "/ca.crt")
 
     def answers() -> bool:

@@ -73,7 +73,7 @@ class Fleet:
 
     def _kill(self) -> None:
         for process in (process for both in self.processes.values() for process in both):
-            if process._process is not None and process.process.poll() is None:
+            if process.is_running:
                 process.kill()
 
 

@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common.clients import AsyncInventoryClient, AsyncOrderClient, OrderStatus, RetryPolicy, ServiceError
+from tests.e2e.conftest import wait_until
 from tests.gateway_process import GatewayProcess
-from tests.processes import FAST_RECOVERY, free_port_offset
+from tests.processes import FAST_RECOVERY, free_port_offset, is_alive
 
 SERVICES = ("order", "inventory", "payment")
 
@@ -70,20 +71,6 @@ def up(own_server: None, tmp_path: Path) -> Iterator[Up]:
         stack.end()
 
 
-def wait_until(holds: Callable[[], bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_up_is_ready_stops_on_ctrl_c_and_is_quick_the_second_time(up: Up) -> None:
     """The stack tells where it is, leaves no process behind, keeps its data, and comes back within seconds."""
     stack = up.start()
@@ -132,7 +119,7 @@ def test_whatever_dies_is_started_again(up: Up) -> None:
     for pid in before.values():
         os.kill(pid, signal.SIGKILL)
 
-    wait_until(lambda: not set((up.stack() or {"pids": before})["pids"].values()) & set(before.values()))
+    wait_until(lambda: not set((up.stack() or {"pids": before})["pids"].values()) & set(before.values()), 20)
 
     after = up.stack()
     assert after is not None
@@ -157,8 +144,8 @@ def test_workers_come_back_with_their_service_and_end_with_the_stack(up: Up) -> 
     assert [len(workers) for workers in before.values()] == [2, 2, 2]
     for service in SERVICES:
         os.kill(stack["pids"][service], signal.SIGKILL)
-    wait_until(lambda: not any(is_alive(pid) for workers in before.values() for pid in workers))
-    wait_until(lambda: all(len(workers_of((up.stack() or stack)["pids"][service])) == 2 for service in SERVICES))
+    wait_until(lambda: not any(is_alive(pid) for workers in before.values() for pid in workers), 20)
+    wait_until(lambda: all(len(workers_of((up.stack() or stack)["pids"][service])) == 2 for service in SERVICES), 20)
 
     after = up.stack()
     assert after is not None
@@ -173,7 +160,7 @@ def test_a_second_ctrl_c_ends_workers_that_still_drain(up: Up) -> None:
     stack = up.start(VV_WORKERS="2", ORDER_DRAIN_DELAY_S="60")
     workers = workers_of(stack["pids"]["order"])
     up.process.send_signal(signal.SIGINT)
-    wait_until(lambda: '"draining"' in (up.folder / "logs" / "order.log").read_text())
+    wait_until(lambda: '"draining"' in (up.folder / "logs" / "order.log").read_text(), 20)
     assert up.end() == 0
     assert not any(map(is_alive, workers))
 
@@ -205,7 +192,9 @@ async def test_crash_point_under_vv_up(up: Up) -> None:
     async with AsyncOrderClient(stack["order"], retry=RetryPolicy(attempts_max=1)) as orders:
         with pytest.raises(ServiceError):
             await orders.create(user_id="u", sku="A", total_amount=100)
-        await asyncio.to_thread(wait_until, lambda: (up.stack() or stack)["pids"]["order"] != stack["pids"]["order"])
+        await asyncio.to_thread(
+            wait_until, lambda: (up.stack() or stack)["pids"]["order"] != stack["pids"]["order"], 20
+        )
         while not await orders.ready():
             await asyncio.sleep(0.1)
         [order] = [order async for order in orders.list(user_id="u")]

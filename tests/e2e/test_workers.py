@@ -16,13 +16,13 @@ from uuid import uuid4
 
 import aiohttp
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from common.clients import AsyncInventoryClient, OrderStatus
 from tests.conftest import Audit, MakeSku
 from tests.e2e.conftest import Books, wait_until
 from tests.e2e.raw import Server
-from tests.processes import FAST_RECOVERY, ServiceProcess, Services, free_port
+from tests.e2e.scraped import metric, samples
+from tests.processes import FAST_RECOVERY, ServiceProcess, Services, free_port, is_alive
 from vv.databases import Databases
 
 WORKERS = 3
@@ -61,30 +61,9 @@ def wait_for_workers(service: ServiceProcess, count: int) -> None:
     wait_until(lambda: len({event["worker"] for event in events_of(service) if event["event"] == "started"}) == count)
 
 
-def samples(service: ServiceProcess, name: str) -> list[tuple[dict[str, str], float]]:
-    """The samples of a metric: their labels and value. Each call may be answered by another worker."""
-    return [
-        (sample.labels, sample.value)
-        for family in text_string_to_metric_families(Server(service.url).get("/metrics").body.decode())
-        for sample in family.samples
-        if sample.name == name
-    ]
-
-
-def metric(service: ServiceProcess, name: str, **labels: str) -> float:
-    return sum(value for found, value in samples(service, name) if labels.items() <= found.items())
-
-
 def pids_of(service: ServiceProcess) -> dict[str, int]:
     """The process ids of the workers by their numbers."""
-    return {labels["worker"]: int(pid) for labels, pid in samples(service, "vv_worker_pid")}
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return {sample["worker"]: int(sample["value"]) for sample in samples(Server(service.url), "vv_worker_pid")}
 
 
 def events_of(service: ServiceProcess) -> list[dict[str, Any]]:
@@ -133,7 +112,7 @@ class TestManyProcesses:
         assert time.monotonic() - started < SLOW_GATEWAY_S + 2
         assert len({body["payment_id"] for _, body in answers}) == 1
         assert books.gateway(order_id) == [("charge", 700)]
-        assert metric(crowd.payment, "vv_batch_items_sum", batcher="poll") > 0
+        assert metric(Server(crowd.payment.url), "vv_batch_items_sum", batcher="poll") > 0
 
     @pytest.mark.alone
     @pytest.mark.parametrize("payment_method", ["tok_timeout", "tok_error"])
@@ -182,12 +161,14 @@ class TestMetrics:
         """What was sent is what is counted, over all workers and however often it is asked for."""
         sku = await make_sku(1_000)
         labels = {"method": "POST", "route": "/inventory/increase"}
-        before = metric(crowd.inventory, "vv_http_requests_total", **labels)
+        before = metric(Server(crowd.inventory.url), "vv_http_requests_total", **labels)
         bodies: list[dict[str, object]] = [{"sku": sku, "quantity": 1, "request_id": f"{sku}-{n}"} for n in range(60)]
         await post_at_once(f"{crowd.inventory.url}/inventory/increase", bodies)
 
-        counts = [metric(crowd.inventory, "vv_http_requests_total", **labels) for _ in range(20)]
-        durations = [metric(crowd.inventory, "vv_http_request_duration_seconds_count", **labels) for _ in range(20)]
+        counts = [metric(Server(crowd.inventory.url), "vv_http_requests_total", **labels) for _ in range(20)]
+        durations = [
+            metric(Server(crowd.inventory.url), "vv_http_request_duration_seconds_count", **labels) for _ in range(20)
+        ]
 
         assert set(counts) == {before + 60}
         assert set(durations) == {before + 60}
@@ -196,10 +177,10 @@ class TestMetrics:
 
     def test_what_each_worker_holds_is_summed_and_what_each_reads_is_not(self, crowd: Services) -> None:
         """Nothing is in flight but the question itself; the service is one; each process tells of itself."""
-        wait_until(lambda: metric(crowd.order, "vv_http_requests_in_flight") == 1)
-        assert metric(crowd.order, "vv_service_info") == 1
+        wait_until(lambda: metric(Server(crowd.order.url), "vv_http_requests_in_flight") == 1)
+        assert metric(Server(crowd.order.url), "vv_service_info") == 1
         for name in ("process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"):
-            found = {labels["worker"]: value for labels, value in samples(crowd.order, name)}
+            found = {sample["worker"]: sample["value"] for sample in samples(Server(crowd.order.url), name)}
             assert found.keys() == {"0", "1", "2"}
             assert min(found.values()) > 0
 
@@ -218,7 +199,7 @@ class TestMetrics:
         counts = []
         deadline = time.monotonic() + 6
         while time.monotonic() < deadline:
-            counts.append(metric(service, "vv_orders_unfinished", status="created"))
+            counts.append(metric(Server(service.url), "vv_orders_unfinished", status="created"))
             await asyncio.sleep(0.1)
         assert service.stop() == 0
         # Leave nothing behind that the tests after this one would wait for.
@@ -244,12 +225,14 @@ class TestDeath:
         ):
             # A connection that the dead one had not taken yet is reset.
             with contextlib.suppress(ConnectionError):
-                counts.append(metric(inventory_of_two, "vv_http_requests_total", route="/inventory/increase"))
+                counts.append(
+                    metric(Server(inventory_of_two.url), "vv_http_requests_total", route="/inventory/increase")
+                )
         again: list[dict[str, object]] = [{**body, "request_id": f"{body['request_id']}-again"} for body in bodies]
         await post_at_once(f"{inventory_of_two.url}/inventory/increase", again)
 
         assert set(counts) == {40}
-        assert metric(inventory_of_two, "vv_http_requests_total", route="/inventory/increase") == 80
+        assert metric(Server(inventory_of_two.url), "vv_http_requests_total", route="/inventory/increase") == 80
         after = pids_of(inventory_of_two)
         assert (after.keys(), after["1"]) == (before.keys(), before["1"])
         [ended] = [event for event in events_of(inventory_of_two) if event["event"] == "worker_ended"]
@@ -315,7 +298,7 @@ class TestShutdown:
             {"user_id": f"{sku}-{n}", "sku": sku, "total_amount": 500} for n in range(50)
         ]
         placing = asyncio.create_task(post_at_once(f"{service.url}/orders", bodies))
-        await asyncio.to_thread(wait_until, lambda: metric(service, "vv_http_requests_in_flight") > 50)
+        await asyncio.to_thread(wait_until, lambda: metric(Server(service.url), "vv_http_requests_in_flight") > 50)
         service.process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.2)
         ready = await asyncio.gather(*(asyncio.to_thread(Server(service.url).get, "/readyz") for _ in range(10)))
@@ -397,7 +380,7 @@ class TestRefusals:
         try:
             assert children == ""
             assert pids_of(service) == {}
-            assert [labels for labels, _ in samples(service, "process_open_fds")] == [{}]
+            assert [sample.keys() for sample in samples(Server(service.url), "process_open_fds")] == [{"value"}]
         finally:
             assert service.stop() == 0
 

@@ -25,7 +25,7 @@ from common.clients import (
     RetryPolicy,
     ServiceUnavailable,
 )
-from tests.wire import ORDER_ID, QUICK, order
+from tests.wire import ORDER_ID, QUICK, hang_up, order
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Serve = Callable[[Handler], str]
@@ -87,12 +87,6 @@ class Script:
 
     def header(self, name: str) -> list[str]:
         return [request.headers[name] for request in self.requests]
-
-
-async def hang_up(request: web.Request) -> web.Response:
-    assert request.transport is not None
-    request.transport.abort()
-    return web.Response()
 
 
 async def say_nothing(_: web.Request) -> web.Response:

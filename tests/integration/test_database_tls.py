@@ -23,16 +23,9 @@ leaves_a_socket = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExc
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("certs")
-    certs.ensure(made)
-    return made
-
-
-@pytest.fixture(scope="module")
-def secured(own_server: None, tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[Mariadb]:
+def secured(own_server: None, tmp_path_factory: pytest.TempPathFactory, certificates: Path) -> Iterator[Mariadb]:
     """A database server with a certificate, on a port."""
-    server = Mariadb(tmp_path_factory.mktemp("secured"), free_port(), folder)
+    server = Mariadb(tmp_path_factory.mktemp("secured"), free_port(), certificates)
     with server.running():
         server.grant([], afresh=False)
         yield server
@@ -74,34 +67,34 @@ async def cipher(url: str, certificates: Certificates | None = None) -> Any:
     return found[1]
 
 
-async def test_the_service_encrypts(secured: Mariadb, folder: Path) -> None:
+async def test_the_service_encrypts(secured: Mariadb, certificates: Path) -> None:
     """With its own TLS files, and with those that the URL names."""
-    own = await cipher(url_of(secured), certificate_of("order", folder))
-    named = await cipher(url_of(secured, files(folder)))
+    own = await cipher(url_of(secured), certificate_of("order", certificates))
+    named = await cipher(url_of(secured, files(certificates)))
     assert own == named
     assert own.startswith("TLS_")
 
 
-async def test_commands_encrypt(secured: Mariadb, folder: Path) -> None:
+async def test_commands_encrypt(secured: Mariadb, certificates: Path) -> None:
     """vv, which migrates and audits, does so with what the URL names."""
-    with sql.connect(url_of(secured, files(folder))) as connection, connection.cursor() as cursor:
+    with sql.connect(url_of(secured, files(certificates))) as connection, connection.cursor() as cursor:
         cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
         assert cursor.fetchone()[1].startswith("TLS_")
 
 
-async def test_a_server_without_tls_is_not_talked_to(plain: Mariadb, folder: Path) -> None:
+async def test_a_server_without_tls_is_not_talked_to(plain: Mariadb, certificates: Path) -> None:
     """Both libraries would go on in plain text, and say nothing."""
     assert await cipher(url_of(plain)) == ""
     with pytest.raises(DatabaseUnavailable):
-        await cipher(url_of(plain), certificate_of("order", folder))
+        await cipher(url_of(plain), certificate_of("order", certificates))
     with pytest.raises(pymysql.OperationalError, match="no TLS"):
-        sql.connect(url_of(plain, files(folder)))
+        sql.connect(url_of(plain, files(certificates)))
     with pytest.raises(Unavailable, match="no TLS"):
-        migrate.status("order", url_of(plain, files(folder)))
+        migrate.status("order", url_of(plain, files(certificates)))
 
 
 @pytest.mark.parametrize("plugin", [b"mysql_clear_password", b"caching_sha2_password"])
-async def test_who_takes_tls_away_gets_nothing(plugin: bytes, folder: Path) -> None:
+async def test_who_takes_tls_away_gets_nothing(plugin: bytes, certificates: Path) -> None:
     """Somebody on the way who greets as a server without TLS, and asks for the password, hears not a word."""
     heard = []
 
@@ -116,9 +109,9 @@ async def test_who_takes_tls_away_gets_nothing(plugin: bytes, folder: Path) -> N
     server = await asyncio.start_server(greet, "127.0.0.1", 0)
     url = f"mysql://order:secret@127.0.0.1:{server.sockets[0].getsockname()[1]}/d"
     with pytest.raises(DatabaseUnavailable):
-        await cipher(url, certificate_of("order", folder))
+        await cipher(url, certificate_of("order", certificates))
     with pytest.raises(pymysql.OperationalError, match="no TLS"):
-        await asyncio.to_thread(sql.connect, url + files(folder))
+        await asyncio.to_thread(sql.connect, url + files(certificates))
     server.close()
     await asyncio.sleep(0.1)
     assert heard == [b"", b""]
@@ -134,16 +127,16 @@ async def test_a_server_of_somebody_else_is_not_talked_to(secured: Mariadb, tmp_
 
 
 @leaves_a_socket
-async def test_a_server_under_another_name_is_not_talked_to(secured: Mariadb, folder: Path) -> None:
+async def test_a_server_under_another_name_is_not_talked_to(secured: Mariadb, certificates: Path) -> None:
     """The certificate must bear the host of the URL."""
     with pytest.raises(DatabaseUnavailable):
-        await cipher(url_of(secured, host="127.0.0.2"), certificate_of("order", folder))
+        await cipher(url_of(secured, host="127.0.0.2"), certificate_of("order", certificates))
     gc.collect()
 
 
-async def test_a_socket_needs_no_tls(plain: Mariadb, folder: Path) -> None:
+async def test_a_socket_needs_no_tls(plain: Mariadb, certificates: Path) -> None:
     """What never leaves this machine goes on as it is."""
-    assert await cipher(url_of(plain, f"?unix_socket={plain.socket}"), certificate_of("order", folder)) == ""
+    assert await cipher(url_of(plain, f"?unix_socket={plain.socket}"), certificate_of("order", certificates)) == ""
 
 
 @pytest.mark.parametrize(

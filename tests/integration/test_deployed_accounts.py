@@ -12,7 +12,7 @@ import pytest
 
 from tests.image.accounts import make_accounts
 from tests.processes import free_port
-from vv import certs, sql
+from vv import sql
 from vv.databases import SERVICES
 from vv.mariadb import Mariadb
 
@@ -22,17 +22,10 @@ DENIED, NOT_LET_IN = 1142, 1045
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("secrets")
-    certs.ensure(made)
-    return made
-
-
-@pytest.fixture(scope="module")
-def server(own_server: None, tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[Mariadb]:
-    server = Mariadb(tmp_path_factory.mktemp("deployed"), free_port(), folder)
+def server(own_server: None, tmp_path_factory: pytest.TempPathFactory, certificates: Path) -> Iterator[Mariadb]:
+    server = Mariadb(tmp_path_factory.mktemp("deployed"), free_port(), certificates)
     with server.running():
-        make_accounts(server, folder, PASSWORD)
+        make_accounts(server, tmp_path_factory.mktemp("secrets"), PASSWORD)
         yield server
 
 
@@ -54,19 +47,19 @@ def start(environment: Mapping[str, str], *words: str) -> "subprocess.Popen[str]
     )
 
 
-def test_who_waits_goes_on_when_somebody_else_has_migrated(server: Mariadb, folder: Path) -> None:
+def test_who_waits_goes_on_when_somebody_else_has_migrated(server: Mariadb, certificates: Path) -> None:
     """A service's own settings are enough to wait; then its account may do what the service does, and no more."""
     own = {
         "PAYMENT_DATABASE_URL": url_of(server, "payment", "payment"),
-        "TLS_CERTIFICATE": f"{folder}/payment.crt",
-        "TLS_KEY": f"{folder}/payment.key",
-        "TLS_CA": f"{folder}/ca.crt",
+        "TLS_CERTIFICATE": f"{certificates}/payment.crt",
+        "TLS_KEY": f"{certificates}/payment.key",
+        "TLS_CA": f"{certificates}/ca.crt",
     }
     with start(own, "wait", "--service", "payment", "--within", "0") as impatient:
         assert impatient.wait(20) == 3
     with start(own, "wait", "--service", "payment", "--within", "60") as waiting:
         everybodys = {f"{service.upper()}_DATABASE_URL": url_of(server, service, service) for service in SERVICES} | {
-            f"{service.upper()}_MIGRATION_DATABASE_URL": url_of(server, "migrate", service, folder)
+            f"{service.upper()}_MIGRATION_DATABASE_URL": url_of(server, "migrate", service, certificates)
             for service in SERVICES
         }
         assert waiting.poll() is None
@@ -76,15 +69,15 @@ def test_who_waits_goes_on_when_somebody_else_has_migrated(server: Mariadb, fold
         said = waiting.communicate(timeout=20)[0]
         assert waiting.returncode == 0, said
     for service, table in {"order": "order_events", "inventory": "stock_ledger", "payment": "payment_events"}.items():
-        with closing(sql.connect(url_of(server, service, service, folder))) as connection:
+        with closing(sql.connect(url_of(server, service, service, certificates))) as connection:
             connection.cursor().execute(f"SELECT * FROM {table}")
             with pytest.raises(pymysql.MySQLError) as refused:
                 connection.cursor().execute(f"DELETE FROM {table}")
             assert refused.value.args[0] == DENIED
 
 
-def test_an_account_is_nothing_without_a_certificate(server: Mariadb, folder: Path) -> None:
+def test_an_account_is_nothing_without_a_certificate(server: Mariadb, certificates: Path) -> None:
     """Whoever has read a password still needs a key."""
     with pytest.raises(pymysql.MySQLError) as refused:
-        sql.connect(f"{url_of(server, 'order', 'order')}?ssl_ca={folder}/ca.crt")
+        sql.connect(f"{url_of(server, 'order', 'order')}?ssl_ca={certificates}/ca.crt")
     assert refused.value.args[0] == NOT_LET_IN

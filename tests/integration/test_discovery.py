@@ -22,6 +22,7 @@ from common.clients.resolver import DnsResolver, LookupFailed
 from payment_service.gateway_http import HttpGateway
 from tests.dns_server import TTL_S, DnsServer, Srv, dns_server
 from tests.processes import certificate_of
+from tests.wire import hang_up
 from vv import certs
 from vv.authority import SERVER, Authority, Pair
 
@@ -107,12 +108,6 @@ def black_hole() -> Iterator[int]:
             connection.setblocking(False)
             connection.connect_ex(listener.getsockname())
         yield listener.getsockname()[1]
-
-
-async def hang_up(request: web.Request) -> web.Response:
-    assert request.transport is not None
-    request.transport.abort()
-    return web.Response()
 
 
 async def test_instances_come_and_go(server: DnsServer) -> None:

@@ -37,9 +37,8 @@ async def runner() -> AsyncIterator[Runner]:
 
 
 @pytest.fixture
-def tls(tmp_path: Path) -> Certificates:
-    certs.ensure(tmp_path)
-    return Certificates(*certs.files_of(tmp_path, "order"))
+def tls(certificates: Path) -> Certificates:
+    return Certificates(*certs.files_of(certificates, "order"))
 
 
 async def listen(runner: Runner, tls: ssl.SSLContext | None = None) -> tuple[Listener, tuple[str, int]]:

@@ -11,10 +11,9 @@ from pathlib import Path
 from tests.faults.harness.cluster import Cluster
 from tests.faults.harness.database_faults import root_cursor
 from tests.faults.harness.metrics import get
-from vv import apt
+from tests.packages import found_or_installed
 from vv.apt import Package
 from vv.errors import Unavailable
-from vv.output import say_aside
 
 Inflict = Callable[[Cluster, random.Random], Awaitable[int]]
 
@@ -30,13 +29,7 @@ _PACKAGE = Package(
 @functools.cache
 def library() -> Path:
     """The library that makes a process see another time, installed first where it is missing. Raises Unavailable."""
-    found = _find()
-    if found is None:
-        apt.install(_PACKAGE, say_aside)
-        found = _find()
-    if found is None:
-        raise Unavailable(f"{_PACKAGE.missing} {_PACKAGE.what_to_do}")
-    return found
+    return found_or_installed(_find, _PACKAGE)
 
 
 def why_not(_: Cluster) -> str | None:
