@@ -35,6 +35,16 @@ class TestAnothersOrder:
             if answer.status == 200:
                 assert answer.json()["items"] == []
 
+    @pytest.mark.usefixtures("unchanged")
+    def test_is_in_nothing_that_is_said_of_the_stock(self, anns: str, eve: Person, staff: Person, sku: str) -> None:
+        """The ledger names the orders of everybody: it is for those who look after the stock."""
+        assert anns in staff.inventory.get(f"/inventory/ledger?sku={sku}&limit=200").body.decode()
+        assert_forbidden(eve.inventory.get(f"/inventory/ledger?sku={sku}"))
+        for path in (f"/inventory/sku?sku={sku}", "/inventories?product_id=p"):
+            answer = eve.inventory.get(path)
+            assert answer.status == 200
+            assert anns not in answer.body.decode()
+
     def test_is_not_behind_a_cursor(self, anns: str, ann: Person, eve: Person, sku: str) -> None:
         """Another's cursor continues one's own list."""
         ann.bought(sku)
