@@ -166,7 +166,13 @@ async def _repair_all(books: Books, report: Report, wanted: Wanted, payment_url:
             say_aside(line)
         if proposal.change is None or not (wanted.yes or click.confirm("Do this?", default=False, err=True)):
             continue
-        outcome = await repair(books, violation, proposal, payment_url, wanted.tls)
+        try:
+            outcome = await repair(books, violation, proposal, payment_url, wanted.tls)
+        except DatabaseUnavailable as error:
+            # Somebody may hold a row of this one, and none of the next.
+            outcome = f"{error.detail} The audit that follows shows whether it was done."
+        except Unavailable as error:
+            outcome = f"{error.message} The audit that follows shows whether it was done."
         say_aside(outcome)
         repairs.append(Repair(violation, outcome))
     return repairs

@@ -71,7 +71,7 @@ def up(data_dir: Path, port_offset: int, workers: int | None, tls: bool, front_d
     Exit code: 0 stopped as asked, 2 wrong usage, 3 something needed is not there.
     """
     say_it = say_aside if as_json else say
-    stack = Stack(data_dir, port_offset, workers=workers, tls=tls, gateway=front_door, say=say_it)
+    stack = Stack(data_dir, port_offset, workers=workers, tls=tls, with_front_door=front_door, say=say_it)
     asyncio.run(_up(stack, as_json))
 
 

@@ -12,7 +12,7 @@ _FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/nginx/sbin")
 PACKAGE = apt.Package(
     "nginx-light",
     missing="No nginx was found on this machine.",
-    what_to_do="Install nginx (on Debian and Ubuntu: apt-get install nginx-light), or leave --gateway out.",
+    what_to_do="Install nginx (on Debian and Ubuntu: apt-get install nginx-light), or leave --front-door out.",
 )
 
 

@@ -37,7 +37,7 @@ class Stack:
     :param port_offset: what to add to every port, so that several stacks can run side by side
     :param workers: the processes of each service; by default what its settings say
     :param tls: encrypt every connection, with the certificates in ``certs`` of the data folder
-    :param gateway: run nginx as the front door, too
+    :param with_front_door: run nginx as the front door, too
     :param environment: settings for the services, and databases of one's own; this process's by default
     :param say: takes a line about each thing that happens
     """
@@ -49,7 +49,7 @@ class Stack:
         *,
         workers: int | None = None,
         tls: bool = False,
-        gateway: bool = False,
+        with_front_door: bool = False,
         environment: Mapping[str, str] = os.environ,
         say: Say = say,
     ) -> None:
@@ -59,7 +59,7 @@ class Stack:
         self.tls = tls
         self._services = Services(port_offset, workers, environment, self.certificates if tls else None)
         self.urls = self._services.urls
-        self.front_door = self._front_door(front_door.PORT + port_offset, environment) if gateway else None
+        self.front_door = self._front_door(front_door.PORT + port_offset, environment) if with_front_door else None
         self._database_port = DATABASE_PORT + port_offset
         self._environment = environment
         self.say = say

@@ -320,6 +320,27 @@ class TestRepair:
         assert (mended.exit_code, _outcomes(mended)) == (0, ["Done."])
 
     @pytest.mark.usefixtures("at_once")
+    def test_a_row_that_somebody_holds_keeps_no_other_repair_back(
+        self,
+        forger: Forger,
+        forged: dict[str, str],
+        forged_urls: Mapping[str, str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Its own repair fails, and says why; what else was done is told."""
+        monkeypatch.setattr("vv.audit.books._LOCK_WAIT_S", 1)
+        held, free = sorted(stock_without_a_ledger_row(forger) for _ in range(2))
+        with closing(connect(forged_urls["inventory"])) as stranger, stranger.cursor() as cursor:
+            stranger.begin()
+            cursor.execute("SELECT * FROM inventory WHERE sku = %s FOR UPDATE", held)
+            tried = audit_in_process(forged, "--repair", "--yes")
+            stranger.rollback()
+        repairs = {one["subject"]: one["outcome"] for one in json.loads(tried.stdout)["repairs"]}
+        assert (tried.exit_code, set(repairs), repairs[free]) == (1, {held, free}, "Done.")
+        assert repairs[held].endswith("The audit that follows shows whether it was done.")
+        assert audit_in_process(forged, "--repair", "--yes").exit_code == 0
+
+    @pytest.mark.usefixtures("at_once")
     def test_a_part_that_went_back_before_is_not_called_done(self, forger: Forger, forged: dict[str, str]) -> None:
         """A rollback takes effect once: what it gave back too little stays, and it says so."""
         order_id = failed_order_that_keeps_its_stock(forger)

@@ -17,6 +17,8 @@ from vv.audit.stock_books import StockBooks
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
 # Recovery should have resumed work at most this long after its lease expired.
 OVERDUE_S = 60.0
+# For a repair: nothing else waits for locks. A transaction is tried a few times.
+_LOCK_WAIT_S = 5
 
 # References without a foreign key: service, table, column, and the table that the column refers to.
 _OWNED = (
@@ -119,4 +121,6 @@ async def open_books(
 
 def _database(url: str) -> Database:
     # A page is quick to read, but not on a machine under full load.
-    return Database(url, Metrics("audit"), pool_size_max=2, pool_wait_s=60, lock_wait_s=5, transaction_timeout_s=120)
+    return Database(
+        url, Metrics("audit"), pool_size_max=2, pool_wait_s=60, lock_wait_s=_LOCK_WAIT_S, transaction_timeout_s=120
+    )
