@@ -25,7 +25,7 @@ _PORT_BOUNDS = "must have a port between 1 and 65535"
 class SrvUrl(NamedTuple):
     """``srv+SCHEME://RECORD``, whose instances have certificates for ``identity``.
 
-    DNS can be forged, so the hosts in its answers prove nothing: who calls wants a certificate for what he has been
+    DNS can be forged, so the hosts in its answers prove nothing: callers want a certificate for what they have been
     configured with (RFC 6125, section 6.2.1). That is the service's name, as our certificates have it, or, where the
     record has only a protocol in its place, the domain behind it.
     """

@@ -41,7 +41,7 @@ class _Waiting(Generic[Item, Result]):
 
 
 def as_outcome(result: Result | BaseException) -> Result | ServiceError:
-    """What the caller of an item is told; an error that nobody expected is logged, and InternalError to him."""
+    """What the caller of an item is told; an error that nobody expected is logged, and becomes an InternalError."""
     if isinstance(result, ServiceError) or not isinstance(result, BaseException):
         return result
     if not isinstance(result, Exception):
@@ -175,7 +175,7 @@ class Batcher(Generic[Item, Result]):
                 self._look_again_in(wait_s)
                 return
             batch = [self._queue.popleft() for _ in range(self._size_of_next())]
-            # Deadline, request id and trace of one caller are not the others'; who is alone keeps his own.
+            # Deadline, request id and trace of one caller are not the others'; an item that is alone keeps its own.
             context = batch[0].context if len(batch) == 1 else contextvars.Context()
             self._begin(asyncio.get_running_loop().create_task(self._run_batch(batch), context=context), len(batch))
 

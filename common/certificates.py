@@ -94,7 +94,7 @@ class Certificates:
 
 
 def client_context(ca: Path, pair: tuple[Path, Path] | None = None) -> ssl.SSLContext:
-    """A context for calling whoever ``ca`` vouches for, with a certificate and its key if he wants one: TLS 1.3.
+    """A context for calling whoever ``ca`` vouches for, with a certificate and its key if one is wanted: TLS 1.3.
 
     Raises OSError (ssl.SSLError is one) when the files cannot be used.
     """

@@ -48,7 +48,7 @@ def set_deadline(seconds: float | None) -> None:
 
 
 def seconds_to_answer(at_most: float) -> float:
-    """Seconds until an answer should be on its way: the caller is to have it before he gives up by himself."""
+    """Seconds until an answer should be on its way: the caller is to have it before giving up."""
     return 0.9 * seconds_left(at_most)
 
 

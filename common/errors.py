@@ -167,7 +167,7 @@ class UnsupportedMediaType(ServiceError):
 
 
 class Unauthenticated(ServiceError):
-    """The caller did not prove who he is."""
+    """The caller did not prove its identity."""
 
     code = "unauthenticated"
     status = 401

@@ -1,4 +1,4 @@
-"""The guard of a service: who a request comes from, and whether he may call that route."""
+"""The guard of a service: who a request comes from, and whether they may call that route."""
 
 import re
 import ssl
@@ -27,7 +27,7 @@ class Guard:
         self._by_certificate = by_certificate
 
     async def admit(self, request: web.Request, access: Access) -> Caller:
-        """The caller, if he may. Raises Unauthenticated, Forbidden, and ServiceUnavailable while nobody can say."""
+        """The caller. Raises Unauthenticated, Forbidden, and ServiceUnavailable while nobody can say."""
         certified = _certified(request) if self._by_certificate else []
         known = [service for service in certified if service in access.services]
         if known:
@@ -37,7 +37,7 @@ class Guard:
             raise _forbidden(f"The service {certified[0]} may not call this.", "wrong_service")
         token = await self._verify(header)
         if not self._by_certificate:
-            # The operator is a person, and no token makes anybody him.
+            # The operator is a person, and no token makes anybody the operator.
             services = access.services - {Service.OPERATOR}
             named = [service for service in services if f"{SERVICE_SCOPE}{service}" in token.scopes]
             if named:

@@ -31,7 +31,7 @@ _MILLISECONDS = re.compile(r"[0-9]{1,9}")
 def observe(metrics: Metrics, draining: asyncio.Event) -> Middleware:
     """Give the request its id, deadline and trace; write one log line and the metrics when it is answered.
 
-    While the service drains, whoever is answered is told to send his next request elsewhere.
+    While the service drains, each reply tells its caller to send the next request elsewhere.
     """
 
     @cache

@@ -20,7 +20,7 @@ PATIENCE_S = 10.0
 # as a connection that closes with bytes unread is reset, and the caller would not get to read why.
 LINGER_S = 2.0
 # For the first request of those who had connected when the port closed. Who connects is about to send, but in a crowd
-# has to wait for his turn; some, though, only connect.
+# has to wait for its turn; some, though, only connect.
 _FIRST_REQUESTS_S = 2.0
 _LOOK_EVERY_S = 0.01
 

@@ -15,7 +15,7 @@ from common.tokens import Tokens
 
 
 class Security:
-    """``guard`` is None where nobody is asked who he is, a context for TLS where connections are not encrypted."""
+    """``guard`` is None where there is no authentication, a context for TLS where connections are not encrypted."""
 
     def __init__(
         self, guard: Guard | None = None, issuer: Issuer | None = None, certificates: Certificates | None = None

@@ -110,7 +110,7 @@ class ServiceSettings(BaseSettings):
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody is asked who he is."""
+        """Whether there is no authentication."""
         return self.auth == "off" or (self.auth_issuer is None and self.tls_ca is None)
 
     @property
@@ -138,10 +138,10 @@ class ServiceSettings(BaseSettings):
         if self.is_open and self.auth != "off":
             how = "set AUTH_ISSUER, or TLS_CERTIFICATE, TLS_KEY and TLS_CA"
             if self.auth == "on":
-                found["auth"] = f"is on, but nobody could prove who he is; {how}"
+                found["auth"] = f"is on, but nobody could prove an identity; {how}"
             elif not oidc.is_loopback(self.host):
                 found["host"] = (
-                    f"{self.host} can be reached from other machines, and nobody would be asked who he is; {how}; "
+                    f"{self.host} can be reached from other machines, and there is no authentication; {how}; "
                     "or AUTH=off, if whoever reaches it may do everything"
                 )
         return found
@@ -178,7 +178,7 @@ class ServiceSettings(BaseSettings):
 
 
 def lease_in_doubt(settings: ServiceSettings, lease: str, timeout: str) -> list[str]:
-    """A doubt, if a driver who waits for two calls as long as they may take has lost his lease by then."""
+    """A doubt, if a driver that waits for two calls as long as they may take has lost its lease by then."""
     lease_s, timeout_s = getattr(settings, lease), getattr(settings, timeout)
     if lease_s > 2 * timeout_s:
         return []

@@ -140,7 +140,7 @@ class Metrics:
         self.in_flight = self._held("vv_http_requests_in_flight", "Requests being answered now")
         self.refusals = self._counter(
             "vv_auth_refusals",
-            "Requests whose caller did not prove who he is, or may not do this, by what was wrong",
+            "Requests whose caller did not prove its identity, or may not do this, by what was wrong",
             ["reason"],
         )
 

@@ -24,7 +24,7 @@ from common.transaction import DuplicateKey, Transaction
 from inventory_service import domain, queries
 from inventory_service.domain import ChangeRequest, LedgerRow
 
-# A duplicate key means that somebody else was first; what he wrote is read, and mostly that settles it. It takes
+# A duplicate key means that somebody else was first; what was written is read, and mostly that settles it. It takes
 # more rounds only when others go on being first with other requests of the same list.
 _ROUNDS = 8
 
@@ -45,7 +45,7 @@ class Stock:
         """Take stock in the order given. Outcomes: the change, or OutOfStock, SkuNotFound, StockRequestRolledBack,
         IdempotencyMismatch, or StockLocked if somebody else holds a SKU, or it is one to ``avoid``.
 
-        Nobody waits for a lock but for that of ``wait_for``, once, and nobody waits while he holds one.
+        Nobody waits for a lock but for that of ``wait_for``, once, and nobody waits while holding one.
         """
         return await self._change(
             [

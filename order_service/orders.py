@@ -101,7 +101,7 @@ class Orders:
 async def _accept_all(tx: Transaction, *, orders: Sequence[NewOrder], lease_s: float) -> list[OrderRow]:
     """In one round trip. Raises DuplicateKey when one of the keys is taken."""
     if tx.is_rerun:
-        # Somebody may hold an order that has one of the keys: reading it does not wait for him.
+        # Somebody may hold an order that has one of the keys: reading it does not wait for the lock.
         return await _accept_new(tx, orders=orders, lease_s=lease_s)
     queries.insert_orders(tx, orders, lease_s)
     written_at = queries.get_updated_at(tx, orders[0].order_id)
@@ -162,7 +162,7 @@ async def _events(tx: Transaction, *, order_id: str, owner: str | None) -> list[
 
 
 def _found(orders: Mapping[str, OrderRow], order_id: str, owner: str | None) -> OrderRow:
-    """Who asks for somebody else's order is told what he is told of one that does not exist."""
+    """Another user's order is answered like one that does not exist."""
     order = orders.get(order_id)
     if order is None or owner not in (None, order.user_id):
         raise _no_order(order_id)

@@ -28,7 +28,7 @@ from order_service.orders import Orders
 from order_service.settings import Settings
 
 # The refusals that decide about an order. Any other error, even a 4xx, says nothing about stock or money.
-# IdempotencyMismatch: somebody else has used the order's key for something of his own, which is not to be touched.
+# IdempotencyMismatch: somebody else has used the order's key for something else, which is not to be touched.
 NO_STOCK = (OutOfStock, SkuNotFound, StockRequestRolledBack, IdempotencyMismatch)
 NO_MONEY = (PaymentDeclined, PaymentCancelled, IdempotencyMismatch)
 

@@ -258,7 +258,7 @@ def _trace_of(item: CreatePayment, *, alone: bool) -> str | None:
 def _outcome(
     wanted: CreatePayment, driver: "asyncio.Task[PaymentRow] | None", payment: PaymentRow | ServiceError
 ) -> Payment | ServiceError:
-    """What its driver made of the payment, or how it was found if nobody drives it or he is still at work."""
+    """What its driver made of the payment, or how it was found if there is no driver or it is still at work."""
     if driver is not None and driver.done():
         payment = as_outcome(driver.exception() or driver.result())
     return payment if isinstance(payment, ServiceError) else domain.answer(wanted, payment)

@@ -98,7 +98,7 @@ class Payments:
 async def _open_all(tx: Transaction, *, items: Sequence[NewPayment], lease_s: float) -> list[PaymentRow]:
     """In one round trip. Raises DuplicateKey when one of the orders has a payment."""
     if tx.is_rerun:
-        # Somebody may hold one of the payments: reading it does not wait for him.
+        # Somebody may hold one of the payments: reading it does not wait for the lock.
         return await _open_new(tx, items=items, lease_s=lease_s)
     queries.insert_payments(tx, items, lease_s)
     written_at = queries.get_updated_at(tx, items[0].order_id)
@@ -132,7 +132,7 @@ async def _get(tx: Transaction, *, order_id: str, owner: str | None) -> PaymentR
 
 
 def _found(payments: Mapping[str, PaymentRow], order_id: str, owner: str | None) -> PaymentRow:
-    """Who asks for somebody else's payment is told what he is told of one that does not exist."""
+    """Another user's payment is answered like one that does not exist."""
     payment = payments.get(order_id)
     if payment is None or owner not in (None, payment.user_id):
         raise PaymentNotFound(f"There is no payment for order {order_id}.")

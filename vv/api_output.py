@@ -44,8 +44,8 @@ def show(view: BaseModel, *, as_json: bool) -> None:
 def show_all(views: Iterator[BaseModel], *, limit: int | None, as_json: bool, nothing: str) -> None:
     """Print contracts of one kind: as JSON, one a line, or as a table; ``nothing`` when there are none.
 
-    When there are more than ``limit`` standard error says so. A reader who leaves early, such as ``head``, has got
-    what he wanted.
+    When there are more than ``limit`` standard error says so. A reader that leaves early, such as ``head``, has got
+    what it wanted.
     """
     try:
         _print_all(islice(views, limit), as_json=as_json, nothing=nothing)

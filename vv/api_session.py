@@ -124,7 +124,7 @@ def uses(
         ) -> None:
             tls = None
             if url is None and (stack := _stack_in(data_dir)) is not None:
-                # A user comes as through the front door: the operator's certificate would make him somebody else.
+                # A user comes as through the front door: the operator's certificate would make them somebody else.
                 url, tls = str(stack[service]), stack_file.tls_of(stack, certs.FRONT_DOOR if token else certs.OPERATOR)
             url = url or client_class.async_class.default_url
             command(Api(client_class, url, as_json=as_json, timeout_s=timeout_s, token=token, tls=tls), **arguments)

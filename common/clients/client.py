@@ -44,7 +44,7 @@ class AsyncClient:
     and each attempt goes to one of the instances there; ``nameserver`` (``127.0.0.1:8600``) is asked for them in place
     of the system's. ``timeout_s`` is the deadline of a whole call: all its attempts and the waits between them.
     ``token`` proves who calls: an access token, or something that has one whenever it is asked, such as
-    ClientCredentials. ``tls`` has the certificate of the caller and whom he believes; without it the system decides
+    ClientCredentials. ``tls`` has the certificate of the caller and the CAs it trusts; without it the system decides
     about ``https``. A ``session`` of the caller's own is used as it is, and not closed. ``breaker`` is the circuit
     breaker, one a client unless given; it counts what one instance does wrong only when no other one is better.
     ``observer`` is told how each attempt ended.

@@ -1,4 +1,4 @@
-"""What somebody may want to know about the calls of a client, to measure them with whatever he measures with."""
+"""What may be known about the calls of a client, to measure them by whatever means."""
 
 from typing import Protocol
 

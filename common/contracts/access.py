@@ -7,7 +7,7 @@ from common.errors import Forbidden, invalid_field
 
 
 class Scope(StrEnum):
-    """What the token of a user may allow. Scopes say what; ORDERS_ADMIN says that it is not only his own."""
+    """What the token of a user may allow. Scopes say what; ORDERS_ADMIN says that it is not only the user's own."""
 
     ORDERS_WRITE = "orders:write"
     ORDERS_READ = "orders:read"
@@ -68,7 +68,7 @@ class Caller:
         return None if self.trusted else self.user_id
 
     def acting_for(self, user_id: str | None) -> str:
-        """The user that a request is about, which may name him as ``user_id``.
+        """The user that a request is about, which may name them as ``user_id``.
 
         Raises InvalidRequest when nobody is named, and Forbidden when it is somebody else than the caller.
         """
@@ -80,7 +80,7 @@ class Caller:
         return found
 
     def asking_for(self, user_id: str | None) -> str | None:
-        """The user whose things a list is to have, which may name him as ``user_id``; None for everybody's.
+        """The user whose things a list is to have, which may name them as ``user_id``; None for everybody's.
 
         Raises Forbidden when it is somebody else than the caller.
         """
@@ -88,4 +88,4 @@ class Caller:
 
 
 ANYBODY = Caller("anybody", trusted=True)
-"""The caller where nobody is asked who he is."""
+"""The caller where there is no authentication."""

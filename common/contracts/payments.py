@@ -85,7 +85,7 @@ class CreatePayment(Request):
     amount: Amount
     currency: Currency = "USD"
     payment_method: PaymentMethod = "tok_ok"
-    user_id: UserId | None = Field(None, description="who buys; only he and staff may see the payment")
+    user_id: UserId | None = Field(None, description="the buyer; only the buyer and staff may see the payment")
     trace: TraceContext | None = Field(
         None, description="`traceparent` of the order, where several share a request and each has a trace of its own"
     )

@@ -71,7 +71,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Guarded:
-    """A stack whose services ask everybody who he is."""
+    """A stack whose services have authentication on."""
 
     issuer: IssuerProcess
     services: Services

@@ -66,7 +66,7 @@ def vv(up: LockedUp, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_what_is_printed_works_when_pasted_with_a_token(up: LockedUp, issuer: IssuerProcess) -> None:
-    """Through the front door, as a user; without his token he is asked who he is."""
+    """Through the front door, as a user; without a token there is a 401."""
     lines = up.output.read_text().splitlines()
     first = next(n for n, line in enumerate(lines) if line.startswith("  curl"))
     pasted = ["bash", "-c", "\n".join(lines[first : first + 2])]

@@ -43,7 +43,7 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="module")
 def open_services(database_server: DatabaseServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """Services that ask nobody who he is, with databases of their own: who takes stock behind the back of the order
+    """Services without authentication, with databases of their own: who takes stock behind the back of the order
     service, as schemathesis does, leaves books that no audit could bear."""
     folder = tmp_path_factory.mktemp("documented")
     with database_server.further_stack(folder.name) as urls:

@@ -193,7 +193,7 @@ _BY_INVARIANT: Mapping[Invariant, Callable[[Any], Proposal]] = {
         "(vv payment refund), charge the buyer anew, or cancel the order (vv order cancel)."
     ),
     invariants.completed_orders_are_paid_by_their_buyer: _advice(
-        "Find out who bought: the buyer does not see his payment (vv payment get), and somebody else may."
+        "Find out who bought: the buyer does not see the payment (vv payment get), and somebody else may."
     ),
     invariants.charged_orders_are_completed_or_refunded: kept_money,
     invariants.order_timelines_are_paths_of_the_state_machine: order_timeline,
