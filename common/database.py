@@ -89,7 +89,7 @@ class Database:
         )
 
     async def __aenter__(self) -> Self:
-        """ConnectionPool are made when they are first needed."""
+        """Connections are made when they are first needed."""
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -1,6 +1,7 @@
 """aiohttp's connections, with load shedding, and without patience for slow clients, for which aiohttp has no limits."""
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakSet
@@ -172,12 +173,17 @@ class Runner(web.AppRunner):
         """Return when all who have connected have sent a whole request, or have had the time for it."""
         server = self.server
         assert isinstance(server, _Server)
+        # Of handshakes that have failed.
+        gc.collect()
         await _wait_while(lambda: server.awaits_heads, _FIRST_REQUESTS_S)
         await _wait_while(lambda: server.awaits_bodies, BODY_WITHIN_S)
 
 
 async def _wait_while(is_so: Callable[[], bool], at_most_s: float) -> None:
+    """Until it is not so twice in a row: between two turns of the loop aiohttp has a request nowhere to be seen."""
+    was_so = True
     for _ in range(round(at_most_s / _LOOK_EVERY_S)):
-        if not is_so():
+        was_so, before = is_so(), was_so
+        if not was_so and not before:
             return
         await asyncio.sleep(_LOOK_EVERY_S)

@@ -72,8 +72,8 @@ async def _serve(app: web.Application, settings: ServiceSettings, *, is_worker: 
         access_log=None,
         keepalive_timeout=KEEPALIVE_S,
         lingering_time=LINGER_S,
-        # aiohttp grants it twice: to the handler of a request, and then to the task of its connection.
-        shutdown_timeout=settings.drain_timeout_s / 2,
+        # aiohttp grants it twice: to the handler of a request, and then to the task of its connection. 0 is for ever.
+        shutdown_timeout=max(0.001, settings.drain_timeout_s / 2),
     )
     await runner.setup()
     tls = app[SECURITY].server_tls if SECURITY in app else None

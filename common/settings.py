@@ -103,7 +103,12 @@ class ServiceSettings(BaseSettings):
     drain_delay_s: float = Field(
         0.5, ge=0, description="seconds between a failing `/readyz` and closing the port after SIGTERM"
     )
-    drain_timeout_s: float = Field(20.0, ge=0, description="seconds that running requests get to finish after SIGTERM")
+    drain_timeout_s: float = Field(
+        20.0,
+        ge=0,
+        description="seconds that running requests get to finish after SIGTERM, once they are here: "
+        "for what is on its way there are 10 more",
+    )
 
     # The settings that hold the URLs of services this one calls.
     calls: ClassVar[tuple[str, ...]] = ()

@@ -12,10 +12,10 @@ from uuid_utils import uuid7
 from common import context, tracing
 from common.batching import Batcher, as_outcome
 from common.clients import AsyncInventoryClient, AsyncPaymentClient
-from common.contracts.orders import CreateOrder, OrderNotFound, OrderStatus
+from common.contracts.orders import CreateOrder, OrderStatus
 from common.contracts.payments import Payment, PaymentStatus
 from common.crash_points import CrashPoints
-from common.errors import DeadlineExceeded, IdempotencyMismatch, RequestInProgress, ServiceError
+from common.errors import DeadlineExceeded, IdempotencyMismatch, Overloaded, RequestInProgress, ServiceError
 from common.telemetry import bind_orders, log
 from common.versioned import LostRace
 from order_service import domain
@@ -61,6 +61,9 @@ class Checkout:
         self._measured = metrics.measured
         self._reached = reached
         self._drivers: set[asyncio.Task[OrderRow]] = set()
+        # Those of them whose caller waits no longer. Callers who wait are limited by the places of the service.
+        self._unattended: set[asyncio.Task[OrderRow]] = set()
+        self._unattended_max = settings.requests_in_flight_max
         self._steps: dict[OrderStatus, Callable[[OrderRow], Awaitable[Move]]] = {
             OrderStatus.CREATED: self._purchase,
             OrderStatus.INVENTORY_RESERVED: self._charge,
@@ -72,14 +75,14 @@ class Checkout:
     async def place(self, user_id: str, wanted: CreateOrder, idempotency_key: str | None) -> Placed:
         """Accept an order and drive it as far as it goes; a repeated request is answered as the first one was.
 
-        Raises IdempotencyMismatch, RequestInProgress and DeadlineExceeded.
+        Raises IdempotencyMismatch, RequestInProgress, DeadlineExceeded and Overloaded.
         """
+        if len(self._unattended) >= self._unattended_max:
+            raise Overloaded("Too many orders go on whose callers did not wait for them.", retry_after_s=1)
         answer_by = self._answer_by()
         new = NewOrder.of(str(uuid7()), user_id, wanted, idempotency_key)
-        try:
-            order = await self._wait_for(self._purchase_and_advance(new), new.order_id, answer_by)
-        except OrderNotFound:
-            raise DeadlineExceeded("The order was not accepted in time; ask again, with the same key.") from None
+        bind_orders(new.order_id)
+        order = await self._wait_for(self._purchase_and_advance(new), new.order_id, answer_by)
         bind_orders(order.order_id)
         replayed = order.order_id != new.order_id
         if replayed:
@@ -92,7 +95,7 @@ class Checkout:
 
         With ``owner``, other users' orders count as missing.
 
-        Raises OrderNotFound and InvalidTransition.
+        Raises OrderNotFound, InvalidTransition and DeadlineExceeded.
         """
         bind_orders(order_id)
         answer_by = self._answer_by()
@@ -117,15 +120,36 @@ class Checkout:
         return await self._wait_for(self.advance(order), order.order_id, answer_by)
 
     async def _wait_for(self, driving: Coroutine[Any, Any, OrderRow], order_id: str, answer_by: float) -> OrderRow:
-        """Drive an order while its caller waits; if that takes too long, go on without it. The order as it is then."""
+        """Drive an order while its caller waits; if that takes too long, go on without it. The order as it is then.
+
+        Raises DeadlineExceeded.
+        """
         driver = asyncio.create_task(driving)
         self._drivers.add(driver)
         driver.add_done_callback(self._drivers.discard)
-        await asyncio.wait([driver], timeout=max(0.0, answer_by - time.monotonic()))
-        if driver.done():
-            return driver.result()
+        try:
+            await asyncio.wait([driver], timeout=max(0.0, answer_by - time.monotonic()))
+        finally:
+            if not driver.done():
+                self._leave_unattended(driver, order_id)
+        return driver.result() if driver.done() else await self._look_at(order_id)
+
+    def _leave_unattended(self, driver: "asyncio.Task[OrderRow]", order_id: str) -> None:
+        self._unattended.add(driver)
+        driver.add_done_callback(self._unattended.discard)
         driver.add_done_callback(partial(_report_failure, order_id))
-        return await self._orders.get(order_id)
+
+    async def _look_at(self, order_id: str) -> OrderRow:
+        """The order, if it can be had in what is left of the caller's time."""
+        try:
+            async with asyncio.timeout(min(context.seconds_left(self._timeout_s), 0.1 * self._timeout_s)):
+                return await self._orders.get(order_id)
+        except (ServiceError, TimeoutError):
+            raise DeadlineExceeded(
+                f"It is not known yet what becomes of the order {order_id}: ask for it later, or repeat the request "
+                "with the same Idempotency-Key.",
+                order_id=order_id,
+            ) from None
 
     async def advance(self, order: OrderRow) -> OrderRow:
         """Drive an order until it is final, or nobody knows, or somebody else drives it.
@@ -196,7 +220,7 @@ def _or_raise(decision: Decision) -> Move:
 def _report_failure(order_id: str, driver: "asyncio.Task[OrderRow]") -> None:
     """For drivers whose caller has been answered: nobody else would hear of it."""
     if not driver.cancelled() and (error := driver.exception()) is not None:
-        log.warning("order_left_to_recovery", order_id=order_id, code=as_outcome(error).code)
+        log.warning("order_not_driven", order_id=order_id, code=as_outcome(error).code)
 
 
 def _check_replay(order: OrderRow, new: NewOrder) -> None:

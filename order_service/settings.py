@@ -22,7 +22,10 @@ class Settings(ServiceSettings):
         5.0, gt=0, description="seconds for a call to another service, retries included, until it counts as unknown"
     )
     checkout_timeout_s: float = Field(
-        10.0, gt=0, description="seconds after which a checkout that is still going on is answered with 202"
+        10.0,
+        gt=0,
+        description="a checkout that is still going on is answered with 202 after nine tenths of these seconds, "
+        "or of its caller's time",
     )
 
     purchases_in_flight_max: int = Field(

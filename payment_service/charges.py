@@ -211,6 +211,7 @@ class Charges:
                 return Move(payment, PaymentStatus.VOIDED, domain.ORDER_CANCELLED)
 
     async def _refund(self, payment: PaymentRow) -> Move:
+        unknown: StillUnknown | None = None
         for refund in await self._payments.open_refunds(payment.order_id):
             made = self._gateway.refund(
                 payment.refund_key(refund.n),
@@ -218,9 +219,16 @@ class Charges:
                 amount=refund.amount,
                 currency=payment.currency,
             )
-            await self._ask("refund", made, payment.times_not_found)
+            try:
+                await self._ask("refund", made, payment.times_not_found)
+            except StillUnknown as one:
+                # The others do not depend on it.
+                unknown = one
+                continue
             self._reached("refunded")
             await self._payments.confirm_refund(payment.order_id, refund.n)
+        if unknown is not None:
+            raise unknown
         rest = PaymentStatus.REFUNDED if payment.refundable == 0 else PaymentStatus.CAPTURED
         return Move(payment, rest, payment.reason)
 

@@ -138,7 +138,7 @@ def is_alive(pid: int) -> bool:
 class ServiceProcess(ManagedProcess):
     """``python -m NAME_service`` on a port of its own, with the certificates in the folder ``tls`` if there is one."""
 
-    ENDS_WITHIN_S = 30.0
+    ENDS_WITHIN_S = 35.0
 
     def __init__(self, name: str, environment: Mapping[str, str], log: Path, tls: Path | None = None) -> None:
         super().__init__(log)

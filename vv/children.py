@@ -13,8 +13,8 @@ from vv.process import Child
 
 T = TypeVar("T")
 
-# Longer than a service drains (0.5 s + 20 s).
-STOP_TIMEOUT_S = 30.0
+# Longer than a service drains: 0.5 s, 10 s for requests that are on their way, and 20 s.
+STOP_TIMEOUT_S = 35.0
 
 _RESTART_DELAY_MIN_S = 0.2
 _RESTART_DELAY_MAX_S = 5.0

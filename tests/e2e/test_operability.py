@@ -354,10 +354,11 @@ class TestShutdown:
         """A caller that was answered 202 because it took too long does not keep its order from being driven on."""
         process = start_service("order", ORDER_CHECKOUT_TIMEOUT_S="0.2")
         answer = Server(process.url).post("/orders", order_of(servers, payment_method="tok_slow"))
-        assert answer.status == 202
+        # 504 if even accepting it took too long; it goes on all the same.
+        assert answer.status in (202, 504)
+        order_id = answer.json()["order_id"]
         assert process.stop() == 0
-        order = servers.order.get(answer.headers["Location"]).json()
-        assert order["status"] == "completed"
+        assert servers.order.get(f"/orders/{order_id}").json()["status"] == "completed"
 
     @each_service
     def test_sigint_is_as_good_as_sigterm(self, service: str, start_service: StartService) -> None:

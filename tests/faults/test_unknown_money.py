@@ -1,7 +1,9 @@
 """Money whose whereabouts nobody knows for a while: cancelled, refunded or repeated in the meantime."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import aiohttp
@@ -19,7 +21,7 @@ from common.clients import (
 )
 from common.context import DEADLINE_HEADER
 from tests.conftest import Audit, MakeSku
-from tests.processes import Services
+from tests.processes import ServiceProcess, Services
 
 SETTLED = {PaymentStatus.VOIDED, PaymentStatus.DECLINED, PaymentStatus.REFUNDED}
 
@@ -164,40 +166,97 @@ async def test_what_means_something_to_sql_is_text_like_any_other(
     assert (await inventory.get(sku)).quantity == 5
 
 
-@pytest.mark.parametrize("service", ["order", "payment"])
-async def test_a_callers_deadline_ends_his_patience_and_not_the_charge(
-    service: str,
-    services: Services,
-    orders: AsyncOrderClient,
-    payments: AsyncPaymentClient,
-    make_sku: MakeSku,
-    order_id: str,
+@pytest.fixture
+def slow_card(services: Services) -> Iterator[None]:
+    """``tok_slow`` takes so much longer than callers wait that no busy machine can confuse the two."""
+    services.payment.stop()
+    services.payment.start(PAYMENT_SANDBOX_SLOW_S="4")
+    yield
+    services.payment.stop()
+    services.payment.start()
+
+
+@pytest.mark.usefixtures("slow_card")
+async def test_an_orders_caller_is_answered_within_the_deadline(
+    services: Services, orders: AsyncOrderClient, make_sku: MakeSku
 ) -> None:
-    """What was accepted within the deadline is carried out by whoever accepted it, although the gateway takes longer
-    than the caller would wait."""
+    """Accepted, outcome unknown; it is carried out by the service that accepted it."""
     sku = await make_sku(10)
-    bodies = {
-        "order": ("/orders", {"user_id": sku, "sku": sku, "total_amount": 700, "payment_method": "tok_slow"}),
-        "payment": ("/payments", {"order_id": order_id, "amount": 700, "payment_method": "tok_slow"}),
-    }
-    path, body = bodies[service]
-    url = getattr(services, service).url
+    body = {"user_id": sku, "sku": sku, "total_amount": 700, "payment_method": "tok_slow"}
     async with (
-        aiohttp.ClientSession(url) as session,
-        session.post(path, json=body, headers={DEADLINE_HEADER: "800"}) as reply,
+        aiohttp.ClientSession(services.order.url) as session,
+        session.post("/orders", json=body, headers={DEADLINE_HEADER: "2000"}) as reply,
     ):
         answer = await reply.json()
-    if service == "order":
-        assert (reply.status, answer["status"] in ("created", "inventory_reserved")) == (202, True)
-        assert reply.headers["Location"] == f"/orders/{answer['order_id']}"
-        assert (await orders.wait(answer["order_id"], timeout_s=5)).status is OrderStatus.COMPLETED
-        return
+    assert (reply.status, answer["status"] in ("created", "inventory_reserved")) == (202, True)
+    assert reply.headers["Location"] == f"/orders/{answer['order_id']}"
+    assert (await orders.wait(answer["order_id"], timeout_s=20)).status is OrderStatus.COMPLETED
+
+
+@pytest.mark.usefixtures("slow_card")
+async def test_a_charges_caller_is_answered_within_the_deadline(
+    services: Services, payments: AsyncPaymentClient, order_id: str
+) -> None:
+    """Pending; it is carried out although the gateway takes longer than the caller would wait."""
+    body = {"order_id": order_id, "amount": 700, "payment_method": "tok_slow"}
+    async with (
+        aiohttp.ClientSession(services.payment.url) as session,
+        session.post("/payments", json=body, headers={DEADLINE_HEADER: "1000"}) as reply,
+    ):
+        answer = await reply.json()
     assert (reply.status, answer["status"]) == (202, "pending")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (await payments.get(order_id)).status is not PaymentStatus.CAPTURED:
             await asyncio.sleep(0.05)
     # Leave clean books behind: that payment belongs to no order.
     await payments.cancel(order_id)
+
+
+@pytest.mark.usefixtures("slow_card")
+async def test_a_caller_who_cannot_wait_is_told_which_order_it_is(
+    services: Services, orders: AsyncOrderClient, make_sku: MakeSku
+) -> None:
+    """Nobody knows whether it was accepted by then; if it was, it is carried out, and can be asked for."""
+    sku = await make_sku(10)
+    body = {"user_id": sku, "sku": sku, "total_amount": 700, "payment_method": "tok_slow"}
+    async with aiohttp.ClientSession(services.order.url) as session:
+        for deadline_ms in range(2, 60, 2):
+            async with session.post("/orders", json=body, headers={DEADLINE_HEADER: f"{deadline_ms}"}) as reply:
+                answer = await reply.json()
+            if reply.status == 504 and "order_id" in answer:
+                break
+    assert (answer["code"], answer["retryable"]) == ("deadline_exceeded", True)
+    assert answer["order_id"] in answer["detail"]
+    async with asyncio.timeout(20):
+        while not (found := [order async for order in orders.list(user_id=sku)]) or any(
+            order.status is not OrderStatus.COMPLETED for order in found
+        ):
+            await asyncio.sleep(0.1)
+    assert answer["order_id"] in {order.order_id for order in found}
+
+
+@pytest.mark.usefixtures("slow_card")
+async def test_orders_whose_callers_do_not_wait_are_limited(
+    services: Services, orders: AsyncOrderClient, make_sku: MakeSku, tmp_path: Path
+) -> None:
+    """Beyond as many as a service answers at once further ones are refused: short deadlines must pile up nothing."""
+    sku = await make_sku(1_000)
+    service = ServiceProcess("order", services.order.environment, tmp_path / "order.log")
+    service.start(ORDER_REQUESTS_IN_FLIGHT_MAX="5")
+    body = {"user_id": sku, "sku": sku, "total_amount": 700, "payment_method": "tok_slow"}
+    seen: Counter[str] = Counter()
+    try:
+        async with aiohttp.ClientSession(service.url) as session:
+            for _ in range(15):
+                async with session.post("/orders", json=body, headers={DEADLINE_HEADER: "100"}) as reply:
+                    answer = await reply.json()
+                seen[answer.get("code", answer["status"])] += 1
+    finally:
+        service.stop()
+    assert seen["overloaded"] >= 5
+    accepted = [await orders.wait(order.order_id, timeout_s=20) async for order in orders.list(user_id=sku)]
+    assert 5 <= len(accepted) <= 10
+    assert {order.status for order in accepted} == {OrderStatus.COMPLETED}
 
 
 async def test_who_repeats_after_his_deadline_is_told_how_it_ended(services: Services, make_sku: MakeSku) -> None:

@@ -215,3 +215,19 @@ async def test_refunds_are_confirmed_one_at_a_time(database_server: DatabaseServ
 
     assert gateway.journal == ["charge", "1:100", "1:100", "2:200", "2:200"]
     assert (ended, payment.refunded_amount, rest) == (PaymentStatus.CAPTURED, 300, [])
+
+
+async def test_a_refund_that_is_not_made_keeps_no_other_back(database_server: DatabaseServer) -> None:
+    """It stays open, however often it is declined, and the next one is made all the same."""
+    gateway = Gateway(charges=[APPROVED], refunds=[False, False, True, True])
+    async with till_with(database_server, gateway) as till:
+        await till.charge()
+        for amount in (100, 200):
+            await till.charges.refund(RefundPayment(order_id=till.order_id, amount=amount))
+        [open_one] = await till.payments.open_refunds(till.order_id)
+        ended = await till.recover(until={PaymentStatus.CAPTURED})
+        payment = await till.payments.get(till.order_id)
+
+    assert (open_one.n, open_one.amount) == (1, 100)
+    assert gateway.journal == ["charge", "1:100", "1:100", "2:200", "1:100"]
+    assert (ended, payment.refunded_amount) == (PaymentStatus.CAPTURED, 300)

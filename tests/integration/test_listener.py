@@ -115,7 +115,9 @@ async def test_a_handshake_that_has_begun_may_end(runner: Runner, tls: Certifica
     listener, address = await listen(runner, tls.server)
     with socket.create_connection(address) as connection:
         connection.setblocking(False)
-        await asyncio.sleep(0.05 if accepted else 0)
+        if accepted:
+            await asyncio.sleep(0.05)
+        # Before the loop looks for connections again.
         ending = asyncio.create_task(end(listener, runner))
         await asyncio.sleep(MEANWHILE_S)
         reader, writer = await asyncio.open_connection(sock=connection, ssl=tls.client, server_hostname="localhost")
@@ -134,7 +136,8 @@ async def test_who_only_connects_holds_up_nothing_for_long(
     """Two seconds are for those who would have sent something."""
     listener, address = await listen(runner, tls.server if encrypted else None)
     with socket.create_connection(address):
-        await asyncio.sleep(0.05 if accepted else 0)
+        if accepted:
+            await asyncio.sleep(0.05)
         began = time.monotonic()
         await end(listener, runner)
     assert 1.5 < time.monotonic() - began < 5
