@@ -38,6 +38,21 @@ class _Waiting(Generic[Item, Result]):
     outcome: asyncio.Future[Result]
     since: float
     context: contextvars.Context
+    late: "Callable[[Result | Exception], None] | None" = None
+
+    def give_up(self) -> None:
+        if not self.outcome.done():
+            self.outcome.set_exception(TimeoutError())
+
+    def settle(self, outcome: Result | Exception) -> None:
+        if self.outcome.done():
+            if self.late is not None:
+                # A copy, as a batch of one runs in the context itself.
+                self.context.copy().run(self.late, outcome)
+        elif isinstance(outcome, Exception):
+            self.outcome.set_exception(outcome)
+        else:
+            self.outcome.set_result(outcome)
 
 
 def as_outcome(result: Result | BaseException) -> Result | ServiceError:
@@ -119,7 +134,7 @@ class Batcher(Generic[Item, Result]):
         """
         if self._settings.max_batch == 1:
             return await self._run_alone(item)
-        if self._last_was_alone and not self._running and not self._queue:
+        if self._is_idle:
             running: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._begin(running, 1)
             self._wait.observe(0)
@@ -127,15 +142,26 @@ class Batcher(Generic[Item, Result]):
                 return await self._run_alone(item)
             finally:
                 running.set_result(None)
-        if len(self._queue) >= self._settings.batch_queue_max:
-            raise Overloaded("The queue is full.", retry_after_s=1)
-        waiting: _Waiting[Item, Result] = _Waiting(
-            item, asyncio.get_running_loop().create_future(), time.perf_counter(), contextvars.copy_context()
-        )
-        self._queue.append(waiting)
-        # Not at once: what arrives in the same turn of the event loop goes together.
-        self._look_again_in(0)
+        waiting = self._waiting(item)
+        self._enqueue(waiting)
         return await waiting.outcome
+
+    async def submit_until(self, item: Item, until: float, late: Callable[[Result | Exception], None]) -> Result:
+        """As :meth:`submit`, but raises TimeoutError when the event loop's clock says ``until``.
+
+        Nothing takes the item back: ``late`` is called, in the caller's context, with an outcome for which nobody
+        waits any longer.
+        """
+        waiting = self._waiting(item, late)
+        if self._settings.max_batch == 1 or self._is_idle:
+            self._run_aside(waiting)
+        else:
+            self._enqueue(waiting)
+        timer = asyncio.get_running_loop().call_at(until, waiting.give_up)
+        try:
+            return await waiting.outcome
+        finally:
+            timer.cancel()
 
     async def submit_all(self, items: Iterable[Item]) -> list[Result | ServiceError]:
         """The outcome of each item, in order; an item's own error is its outcome."""
@@ -167,6 +193,27 @@ class Batcher(Generic[Item, Result]):
                 await asyncio.wait([*self._running])
             else:
                 await asyncio.sleep(self._settings.batch_gather_s)
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether an item that comes now would be alone, as the last one was."""
+        return self._last_was_alone and not self._running and not self._queue
+
+    def _waiting(
+        self, item: Item, late: "Callable[[Result | Exception], None] | None" = None
+    ) -> _Waiting[Item, Result]:
+        outcome: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        return _Waiting(item, outcome, time.perf_counter(), contextvars.copy_context(), late)
+
+    def _enqueue(self, waiting: _Waiting[Item, Result]) -> None:
+        if len(self._queue) >= self._settings.batch_queue_max:
+            raise Overloaded("The queue is full.", retry_after_s=1)
+        self._queue.append(waiting)
+        # Not at once: what arrives in the same turn of the event loop goes together.
+        self._look_again_in(0)
+
+    def _run_aside(self, waiting: _Waiting[Item, Result]) -> None:
+        self._begin(asyncio.create_task(self._run_batch([waiting])), 1)
 
     def _start_batches(self) -> None:
         while self._queue and self._at_work < self._in_flight_max and len(self._running) < _RUNNING_MAX:
@@ -246,9 +293,4 @@ class Batcher(Generic[Item, Result]):
     async def _settle(self, batch: list[_Waiting[Item, Result]]) -> None:
         outcomes = await run_in_halves(self._run, [waiting.item for waiting in batch])
         for waiting, outcome in zip(batch, outcomes, strict=True):
-            if waiting.outcome.done():
-                continue
-            if isinstance(outcome, Exception):
-                waiting.outcome.set_exception(outcome)
-            else:
-                waiting.outcome.set_result(outcome)
+            waiting.settle(outcome)

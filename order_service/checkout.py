@@ -2,10 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from uuid_utils import uuid7
 
@@ -23,7 +22,7 @@ from order_service.domain import Move, NewOrder, OrderRow
 from order_service.handoff import Handoff, StillUnknown
 from order_service.metrics import OrderMetrics, Step
 from order_service.orders import Orders
-from order_service.purchase import Decision, Purchases, settle
+from order_service.purchase import Begun, Decision, Purchases, settle
 from order_service.settings import Settings
 
 MONEY_RETURNED = {PaymentStatus.DECLINED, PaymentStatus.VOIDED, PaymentStatus.REFUNDED}
@@ -61,9 +60,10 @@ class Checkout:
         self._measured = metrics.measured
         self._reached = reached
         self._drivers: set[asyncio.Task[OrderRow]] = set()
-        # Those of them whose caller waits no longer. Callers who wait are limited by the places of the service.
-        self._unattended: set[asyncio.Task[OrderRow]] = set()
-        self._unattended_max = settings.requests_in_flight_max
+        # New orders on their way. Of callers who wait there are no more than the service has places; as many orders
+        # again may go on without theirs.
+        self._at_work: set[str] = set()
+        self._at_work_max = 2 * settings.requests_in_flight_max
         self._steps: dict[OrderStatus, Callable[[OrderRow], Awaitable[Move]]] = {
             OrderStatus.CREATED: self._purchase,
             OrderStatus.INVENTORY_RESERVED: self._charge,
@@ -77,12 +77,12 @@ class Checkout:
 
         Raises IdempotencyMismatch, RequestInProgress, DeadlineExceeded and Overloaded.
         """
-        if len(self._unattended) >= self._unattended_max:
-            raise Overloaded("Too many orders go on whose callers did not wait for them.", retry_after_s=1)
+        if len(self._at_work) >= self._at_work_max:
+            raise Overloaded("Too many orders go on whose callers have left.", retry_after_s=1)
         answer_by = self._answer_by()
         new = NewOrder.of(str(uuid7()), user_id, wanted, idempotency_key)
         bind_orders(new.order_id)
-        order = await self._wait_for(self._purchase_and_advance(new), new.order_id, answer_by)
+        order = await self._place(new, answer_by)
         bind_orders(order.order_id)
         replayed = order.order_id != new.order_id
         if replayed:
@@ -109,35 +109,52 @@ class Checkout:
         await self._moves.drain()
 
     def _answer_by(self) -> float:
-        """Until when the caller waits, by the monotonic clock."""
+        """Until when the caller waits, by the monotonic clock, which is the event loop's."""
         return time.monotonic() + context.seconds_to_answer(self._timeout_s)
 
-    async def _purchase_and_advance(self, new: NewOrder) -> OrderRow:
-        begun = await self._purchases.submit(new)
-        return await self.advance(begun.order) if begun.goes_on else begun.order
+    async def _place(self, new: NewOrder, answer_by: float) -> OrderRow:
+        self._at_work.add(new.order_id)
+        try:
+            begun = await self._purchases.submit(new, answer_by, partial(self._go_on_without_caller, new.order_id))
+        except TimeoutError:
+            return await self._look_at(new.order_id)
+        except Exception:
+            self._at_work.discard(new.order_id)
+            raise
+        if begun.goes_on:
+            return await self._drive(begun.order, answer_by)
+        self._at_work.discard(new.order_id)
+        return begun.order
+
+    def _go_on_without_caller(self, order_id: str, outcome: Begun | Exception) -> None:
+        if isinstance(outcome, Begun) and outcome.goes_on:
+            self._start_driver(outcome.order)
+            return
+        self._at_work.discard(order_id)
+        if isinstance(outcome, Exception):
+            _log_not_driven(order_id, outcome)
 
     async def _drive(self, order: OrderRow, answer_by: float) -> OrderRow:
-        return await self._wait_for(self.advance(order), order.order_id, answer_by)
-
-    async def _wait_for(self, driving: Coroutine[Any, Any, OrderRow], order_id: str, answer_by: float) -> OrderRow:
-        """Drive an order while its caller waits; if that takes too long, go on without it. The order as it is then.
+        """Advance the order while its caller waits; if that takes too long, go on without it.
 
         Raises DeadlineExceeded.
         """
-        driver = asyncio.create_task(driving)
-        self._drivers.add(driver)
-        driver.add_done_callback(self._drivers.discard)
-        try:
-            await asyncio.wait([driver], timeout=max(0.0, answer_by - time.monotonic()))
-        finally:
-            if not driver.done():
-                self._leave_unattended(driver, order_id)
-        return driver.result() if driver.done() else await self._look_at(order_id)
+        driver = self._start_driver(order)
+        await asyncio.wait([driver], timeout=max(0.0, answer_by - time.monotonic()))
+        return driver.result() if driver.done() else await self._look_at(order.order_id)
 
-    def _leave_unattended(self, driver: "asyncio.Task[OrderRow]", order_id: str) -> None:
-        self._unattended.add(driver)
-        driver.add_done_callback(self._unattended.discard)
-        driver.add_done_callback(partial(_report_failure, order_id))
+    def _start_driver(self, order: OrderRow) -> "asyncio.Task[OrderRow]":
+        driver = asyncio.create_task(self.advance(order))
+        self._drivers.add(driver)
+        driver.add_done_callback(partial(self._driven, order.order_id))
+        return driver
+
+    def _driven(self, order_id: str, driver: "asyncio.Task[OrderRow]") -> None:
+        self._drivers.discard(driver)
+        self._at_work.discard(order_id)
+        # Its caller may have been answered, and nobody else would hear of it.
+        if not driver.cancelled() and (error := driver.exception()) is not None:
+            _log_not_driven(order_id, error)
 
     async def _look_at(self, order_id: str) -> OrderRow:
         """The order, if it can be had in what is left of the caller's time."""
@@ -217,10 +234,8 @@ def _or_raise(decision: Decision) -> Move:
     return decision
 
 
-def _report_failure(order_id: str, driver: "asyncio.Task[OrderRow]") -> None:
-    """For drivers whose caller has been answered: nobody else would hear of it."""
-    if not driver.cancelled() and (error := driver.exception()) is not None:
-        log.warning("order_not_driven", order_id=order_id, code=as_outcome(error).code)
+def _log_not_driven(order_id: str, why: BaseException) -> None:
+    log.warning("order_not_driven", order_id=order_id, code=as_outcome(why).code)
 
 
 def _check_replay(order: OrderRow, new: NewOrder) -> None:

@@ -72,9 +72,12 @@ class Purchases:
             "begin", self.begin, settings, metrics, in_flight_max=settings.purchases_in_flight_max
         )
 
-    async def submit(self, new: NewOrder) -> Begun:
-        """As :meth:`begin` for one order, in a group with whatever else comes now."""
-        return await self._batcher.submit(new)
+    async def submit(self, new: NewOrder, until: float, late: Callable[[Begun | Exception], None]) -> Begun:
+        """As :meth:`begin` for one order, in a group with whatever else comes now.
+
+        Raises TimeoutError at ``until``, as :meth:`Batcher.submit_until` does.
+        """
+        return await self._batcher.submit_until(new, until, late)
 
     async def drain(self) -> None:
         """Wait until every order that was submitted has its outcome."""

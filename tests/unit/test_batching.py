@@ -355,3 +355,71 @@ async def test_a_large_burst_begins_as_two_batches(make: Callable[..., Batcher[i
     assert journal.batches == [[*range(1, 17)], [*range(17, 34)]]
     journal.gate.set()
     assert len(await outcomes) == 33
+
+
+@pytest.mark.parametrize("max_batch", [1, 4])
+@pytest.mark.parametrize("items", [1, 3], ids=["alone", "together"])
+async def test_who_waits_no_longer_leaves_its_item_there(
+    items: int, max_batch: int, make: Callable[..., Batcher[int, int]], journal: Journal
+) -> None:
+    """It is carried out once, its outcome is told in the caller's context, and those who wait get theirs."""
+    batcher = make(max_batch=max_batch)
+    journal.gate.clear()
+    told: list[tuple[object, str | None]] = []
+    clock = asyncio.get_running_loop().time
+
+    async def impatient(item: int) -> int:
+        context.request_id.set(f"request-{item}")
+        return await batcher.submit_until(
+            item, clock() + 0.05, lambda outcome: told.append((outcome, context.request_id.get()))
+        )
+
+    patient = [asyncio.create_task(batcher.submit(item)) for item in range(2, items + 1)]
+    with pytest.raises(TimeoutError):
+        await asyncio.create_task(impatient(1))
+    assert told == []
+    journal.gate.set()
+
+    assert await asyncio.gather(*patient) == [10 * item for item in range(2, items + 1)]
+    await batcher.drain()
+    assert told == [(10, "request-1")]
+    assert sorted(item for batch in journal.batches for item in batch) == [*range(1, items + 1)]
+
+
+async def test_who_has_its_outcome_in_time_is_told_nothing_later(
+    make: Callable[..., Batcher[int, int]], journal: Journal
+) -> None:
+    """Also when it is an error."""
+    batcher, told = make(), list[object]()
+    until = asyncio.get_running_loop().time() + 5
+    assert await batcher.submit_until(1, until, told.append) == 10
+    with pytest.raises(OutOfStock):
+        await batcher.submit_until(7, until, told.append)
+    await batcher.drain()
+    assert told == []
+
+
+async def test_a_late_error_is_told(make: Callable[..., Batcher[int, int]], journal: Journal) -> None:
+    """As the outcome that it is."""
+    batcher, told = make(), list[object]()
+    journal.gate.clear()
+    with pytest.raises(TimeoutError):
+        await batcher.submit_until(7, asyncio.get_running_loop().time(), told.append)
+    journal.gate.set()
+    await batcher.drain()
+    assert [type(outcome) for outcome in told] == [OutOfStock]
+
+
+async def test_a_caller_that_is_cancelled_is_told_of_as_one_that_left(
+    make: Callable[..., Batcher[int, int]], journal: Journal
+) -> None:
+    """Somebody must hear what becomes of the item."""
+    batcher, told = make(), list[object]()
+    journal.gate.clear()
+    caller = asyncio.create_task(batcher.submit_until(1, asyncio.get_running_loop().time() + 60, told.append))
+    await asyncio.sleep(0.01)
+    caller.cancel()
+    await asyncio.wait([caller])
+    journal.gate.set()
+    await batcher.drain()
+    assert (caller.cancelled(), told) == (True, [10])
