@@ -32,6 +32,10 @@ _ONE = {"vv.batch.items": 1}
 RunBatch = Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]]
 
 
+class StillRunning(Exception):
+    """Nobody waits for this item any longer; it goes on."""
+
+
 @dataclass(slots=True)
 class _Waiting(Generic[Item, Result]):
     item: Item
@@ -42,7 +46,7 @@ class _Waiting(Generic[Item, Result]):
 
     def give_up(self) -> None:
         if not self.outcome.done():
-            self.outcome.set_exception(TimeoutError())
+            self.outcome.set_exception(StillRunning())
 
     def settle(self, outcome: Result | Exception) -> None:
         if self.outcome.done():
@@ -147,7 +151,7 @@ class Batcher(Generic[Item, Result]):
         return await waiting.outcome
 
     async def submit_until(self, item: Item, until: float, late: Callable[[Result | Exception], None]) -> Result:
-        """As :meth:`submit`, but raises TimeoutError when the event loop's clock says ``until``.
+        """As :meth:`submit`, but raises StillRunning when the event loop's clock says ``until``.
 
         Nothing takes the item back: ``late`` is called, in the caller's context, with an outcome for which nobody
         waits any longer.

@@ -9,7 +9,7 @@ from functools import partial
 from uuid_utils import uuid7
 
 from common import context, tracing
-from common.batching import Batcher, as_outcome
+from common.batching import Batcher, StillRunning, as_outcome
 from common.clients import AsyncInventoryClient, AsyncPaymentClient
 from common.contracts.orders import CreateOrder, OrderStatus
 from common.contracts.payments import Payment, PaymentStatus
@@ -116,7 +116,7 @@ class Checkout:
         self._at_work.add(new.order_id)
         try:
             begun = await self._purchases.submit(new, answer_by, partial(self._go_on_without_caller, new.order_id))
-        except TimeoutError:
+        except StillRunning:
             return await self._look_at(new.order_id)
         except Exception:
             self._at_work.discard(new.order_id)

@@ -75,7 +75,7 @@ class Purchases:
     async def submit(self, new: NewOrder, until: float, late: Callable[[Begun | Exception], None]) -> Begun:
         """As :meth:`begin` for one order, in a group with whatever else comes now.
 
-        Raises TimeoutError at ``until``, as :meth:`Batcher.submit_until` does.
+        Raises StillRunning at ``until``, as :meth:`Batcher.submit_until` does.
         """
         return await self._batcher.submit_until(new, until, late)
 

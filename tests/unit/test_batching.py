@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from common import context
-from common.batching import Batcher
+from common.batching import Batcher, StillRunning
 from common.contracts.inventory import OutOfStock
 from common.errors import DatabaseUnavailable, InternalError, Overloaded
 from common.settings import ServiceSettings
@@ -375,7 +375,7 @@ async def test_who_waits_no_longer_leaves_its_item_there(
         )
 
     patient = [asyncio.create_task(batcher.submit(item)) for item in range(2, items + 1)]
-    with pytest.raises(TimeoutError):
+    with pytest.raises(StillRunning):
         await asyncio.create_task(impatient(1))
     assert told == []
     journal.gate.set()
@@ -403,7 +403,7 @@ async def test_a_late_error_is_told(make: Callable[..., Batcher[int, int]], jour
     """As the outcome that it is."""
     batcher, told = make(), list[object]()
     journal.gate.clear()
-    with pytest.raises(TimeoutError):
+    with pytest.raises(StillRunning):
         await batcher.submit_until(7, asyncio.get_running_loop().time(), told.append)
     journal.gate.set()
     await batcher.drain()
@@ -423,3 +423,15 @@ async def test_a_caller_that_is_cancelled_is_told_of_as_one_that_left(
     journal.gate.set()
     await batcher.drain()
     assert (caller.cancelled(), told) == (True, [10])
+
+
+async def test_a_timeout_of_the_work_is_not_taken_for_impatience(
+    make: Callable[..., Batcher[int, int]], journal: Journal
+) -> None:
+    """It is the outcome, which is there: nothing goes on, and nothing is told later."""
+    batcher, told = make(), list[object]()
+    journal.poison[1] = TimeoutError()
+    with pytest.raises(TimeoutError):
+        await batcher.submit_until(1, asyncio.get_running_loop().time() + 5, told.append)
+    await batcher.drain()
+    assert told == []
