@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.packages import found_or_installed
 from tests.processes import free_port
+from vv import apt
 from vv.apt import Package
 from vv.errors import Unavailable
+from vv.output import say_aside
 
 DOMAIN = "shop.test"
 TTL_S = 1
@@ -41,7 +42,7 @@ class DnsServer:
     """Knows the domain ``shop.test`` and nothing else; what it says is good for a second."""
 
     def __init__(self) -> None:
-        self._program = found_or_installed(_find, _PACKAGE)
+        self._program = apt.find_or_install(_find, _PACKAGE, say_aside)
         self._port = free_port()
         self.address = f"127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.e2e.raw import Server
-from tests.packages import found_or_installed
 from tests.processes import free_port
-from vv import nginx_program
+from vv import apt, nginx_program
 from vv.front_door import FrontDoor
+from vv.output import say_aside
 from vv.process import leashed
 
 _READY_WITHIN_S = 20.0
@@ -93,7 +93,7 @@ class FrontDoorProcess(Server):
 
 def nginx_is_there() -> None:
     """Install nginx where it is not, and we may; its package must not start a server. Raises Unavailable."""
-    found_or_installed(nginx_program.find, nginx_program.PACKAGE)
+    apt.find_or_install(nginx_program.find, nginx_program.PACKAGE, say_aside)
 
 
 Answer = Callable[[bytes, int], bytes | None]

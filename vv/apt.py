@@ -5,10 +5,14 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from vv.errors import Unavailable
 from vv.output import Say
+
+T = TypeVar("T")
 
 _LOCKED_FOR_S = 120
 
@@ -20,6 +24,17 @@ class Package:
     name: str
     missing: str
     what_to_do: str
+
+
+def find_or_install(find: Callable[[], T | None], package: Package, say: Say) -> T:
+    """What ``find`` finds, its package installed first if that is nothing, and we may. Blocks. Raises Unavailable."""
+    found = find()
+    if found is None:
+        install(package, say)
+        found = find()
+    if found is None:
+        raise Unavailable(f"{package.name} was installed. {package.missing} {package.what_to_do}")
+    return found
 
 
 def install(package: Package, say: Say) -> None:

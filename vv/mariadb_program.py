@@ -23,13 +23,7 @@ _PACKAGE = apt.Package(
 
 def find_or_install(say: Say) -> Path:
     """The server program, installed first where there is none and we may. Raises Unavailable."""
-    program = find()
-    if program is None:
-        apt.install(_PACKAGE, say)
-        program = find()
-    if program is None:
-        raise Unavailable(f"{_PACKAGE.name} was installed, but no mariadbd was found. {_PACKAGE.what_to_do}")
-    return program
+    return apt.find_or_install(find, _PACKAGE, say)
 
 
 def find() -> Path | None:

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 from vv import apt
-from vv.errors import Unavailable
 from vv.output import Say
 
 _PACKAGE = apt.Package(
@@ -16,9 +15,9 @@ _PACKAGE = apt.Package(
 
 def find_or_install(say: Say) -> Path:
     """The program, installed first where there is none and we may. Blocks. Raises Unavailable."""
-    if shutil.which("wrk") is None:
-        apt.install(_PACKAGE, say)
+    return apt.find_or_install(_find, _PACKAGE, say)
+
+
+def _find() -> Path | None:
     found = shutil.which("wrk")
-    if found is None:
-        raise Unavailable(f"wrk was installed, but is not in PATH. {_PACKAGE.what_to_do}")
-    return Path(found).absolute()
+    return Path(found).absolute() if found else None

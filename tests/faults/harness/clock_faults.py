@@ -11,9 +11,10 @@ from pathlib import Path
 from tests.faults.harness.cluster import Cluster
 from tests.faults.harness.database_faults import root_cursor
 from tests.faults.harness.metrics import get
-from tests.packages import found_or_installed
+from vv import apt
 from vv.apt import Package
 from vv.errors import Unavailable
+from vv.output import say_aside
 
 Inflict = Callable[[Cluster, random.Random], Awaitable[int]]
 
@@ -29,7 +30,7 @@ _PACKAGE = Package(
 @functools.cache
 def library() -> Path:
     """The library that makes a process see another time, installed first where it is missing. Raises Unavailable."""
-    return found_or_installed(_find, _PACKAGE)
+    return apt.find_or_install(_find, _PACKAGE, say_aside)
 
 
 def why_not(_: Cluster) -> str | None:
